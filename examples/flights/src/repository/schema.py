@@ -1,0 +1,50 @@
+"""What a flight must be at every door: the columns, their ranges, and the part each plays."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import pandera.polars as pa
+import polars as pl
+
+from meguri import Contract
+
+MINUTES = {
+    "ge": -60,
+    "le": 180,
+    "nullable": True,
+}  # a mean of delays, cut to this range; null where nothing had happened yet
+
+
+class Flight(pa.DataFrameModel):
+    flight: str = pa.Field(unique=True)
+    asked_at: Annotated[pl.Datetime, "us", "UTC"]  # one hour before it is due to leave
+    late: pl.Int64 = pa.Field(isin=[0, 1], nullable=True)  # landed more than 15 minutes late; null until it has landed
+    origin: str = pa.Field(isin=["EWR", "JFK", "LGA"])
+    carrier: str = pa.Field(str_matches=r"^[0-9A-Z]{2}$")
+    dest: str = pa.Field(str_matches=r"^[A-Z]{3}$")
+    hour: float = pa.Field(ge=0, lt=24)
+    weekday: int = pa.Field(ge=1, le=7)
+    distance: int = pa.Field(ge=50, le=6000)  # miles
+    planned_minutes: int = pa.Field(ge=30, le=900)
+    origin_delay: float = pa.Field(**MINUTES)
+    city_delay: float = pa.Field(**MINUTES)
+    carrier_delay: float = pa.Field(**MINUTES)
+    arrival_delay: float = pa.Field(**MINUTES)
+    dest_delay: float = pa.Field(**MINUTES)
+    flight_delay: float = pa.Field(**MINUTES)
+    flight_late: float = pa.Field(ge=0, le=1, nullable=True)
+    origin_waiting: int = pa.Field(ge=0)
+    origin_waited: int = pa.Field(ge=0)
+    carrier_waiting: int = pa.Field(ge=0)
+    carrier_waited: int = pa.Field(ge=0)
+    city_waiting: int = pa.Field(ge=0)
+    city_waited: int = pa.Field(ge=0)
+    temp: float = pa.Field(ge=-60, le=130, nullable=True)  # degrees Fahrenheit
+    humid: float = pa.Field(ge=0, le=100, nullable=True)
+    wind_speed: float = pa.Field(ge=0, le=150, nullable=True)  # miles an hour
+    precip: float = pa.Field(ge=0, le=10, nullable=True)  # inches
+    visib: float = pa.Field(ge=0, le=10, nullable=True)  # miles
+
+
+contract = Contract(Flight, key="flight", time="asked_at", label="late", label_after="12h")

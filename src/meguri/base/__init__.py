@@ -1,0 +1,1 @@
+"""What every layer stands on: errors, optional packages, time, ids and files."""

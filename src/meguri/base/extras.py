@@ -1,0 +1,48 @@
+"""Optional packages: the module, or the exact line that installs it."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from meguri.base.errors import MissingExtra
+
+# module -> the smallest extra of meguri that brings it
+EXTRAS = {
+    "alembic": "track",
+    "arrow": "data",
+    "copier": "new",
+    "cookiecutter": "cookiecutter",
+    "duckdb": "table",
+    "dvc": "versions",
+    "lightgbm": "lightgbm",
+    "matplotlib": "report",
+    "mlflow": "track",
+    "onnx": "sklearn",
+    "onnxmltools": "lightgbm",
+    "onnxruntime": "onnx",
+    "optuna": "search",
+    "pandas": "data",
+    "pandera": "data",
+    "pyarrow": "data",
+    "skl2onnx": "sklearn",
+    "sklearn": "sklearn",
+    "skops": "sklearn",
+    "sqlalchemy": "table",
+}
+
+
+def need(module: str) -> Any:
+    """Import ``module`` and return it.
+
+    Raises MissingExtra, naming the extra to install, when its package is not there.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        top = module.partition(".")[0]
+        if error.name is None or error.name.partition(".")[0] != top:
+            raise  # the package is there and is itself broken: its own error says more
+        extra = EXTRAS.get(top)
+        fix = f"pip install 'meguri[{extra}]'" if extra else f"pip install {top}"
+        raise MissingExtra(f"this needs the package '{top}', which is not installed", fix=fix) from error

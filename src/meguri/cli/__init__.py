@@ -1,0 +1,31 @@
+"""The command line: ``meguri``, one file for each group of commands, each importing what it needs when it runs."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from meguri.base.errors import MeguriError
+from meguri.cli import look, new, releases, turns
+
+app = typer.Typer(
+    name="meguri",
+    help="""Meguri closes the loop of a machine-learning product: data, training, gate, release, outlet, ledger, and back.
+
+    Begin with `meguri new NAME`, then in the project `make run`. `meguri COMMAND --help` explains each command.""",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+for module in (new, turns, releases, look):
+    module.add_to(app)
+
+
+def main() -> None:
+    """Run the command line; an error that a person can act on is told on stderr, and the exit code is 1."""
+    try:
+        app()
+    except MeguriError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None

@@ -1,0 +1,54 @@
+"""How commands print: tables for people, JSON for machines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for a machine to read.")]
+Folder = Annotated[str, typer.Option("--project", "-p", help="The project's folder.")]
+
+
+def dump(value: Any) -> None:
+    """Print a value as one JSON document; moments and paths as text."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print rows as a table as wide as the terminal; numbers to the right."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for place, column in enumerate(columns):
+        numeric = bool(rows) and all(isinstance(row[place], int | float | None) for row in rows)
+        drawn.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        drawn.add_row(*(Text(text(cell)) for cell in row))
+    console = Console()
+    console.print(drawn, width=None if console.is_terminal else max(120, console.width))
+
+
+def text(value: object) -> str:
+    """A cell: nothing as a dash, floats to four places, moments to the minute."""
+    from datetime import datetime
+
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M}"
+    return str(value)
+
+
+def facts(values: Mapping[str, object]) -> None:
+    """Print names and values, one a line, the names padded."""
+    width = max(map(len, values))
+    for name, value in values.items():
+        typer.echo(f"{name:<{width}}  {text(value)}")

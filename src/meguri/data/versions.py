@@ -1,0 +1,277 @@
+"""Versions of data: the files of ``data/`` under DVC, each version named by the hash of its content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from meguri.base.errors import DataError
+from meguri.base.extras import need
+from meguri.base.files import locked, new_folder, read_json, write_atomic, write_json
+
+_CONFIG = "[core]\n    analytics = false\n    remote = outputs\n{scm}['remote \"outputs\"']\n    url = ../outputs/dvc\n"
+_NO_GIT = "    no_scm = true\n"
+_HASH = re.compile(r"^- md5: ([0-9a-f]{32}(?:\.dir)?)$", re.MULTILINE)
+_VERSION = re.compile(r"[0-9a-f]{32}(\.dir)?")
+_SETTLED = 2 * 10**9  # ns: a file that was written this shortly before it was hashed may change without a new mtime
+
+
+def save(root: Path, files: list[Path]) -> str:
+    """Keep the files (all under ``data/``) in DVC and its remote, and return the version of their content.
+
+    The version is DVC's MD5: of the file, or, of several, of the list that DVC makes of a folder. A project without
+    DVC gets it, with ``outputs/dvc`` as its remote; git's index is left alone. Files that are as they were when last
+    saved cost a look at their size and times, and DVC is not even loaded. Processes wait for each other.
+
+    Raises DataError when a file is missing or elsewhere, or DVC cannot do its part; saving again then starts afresh.
+    """
+    root = root.resolve()
+    names = sorted({_name(root, file) for file in files})
+    if not names:
+        raise DataError("there are no files to keep a version of", where=root / "data", fix="name one at least")
+    with locked(root / "outputs" / ".dvc.lock"):
+        _prepare(root)
+        stamps = _Stamps(root)
+        hashes = {name: stamps.unchanged(name) for name in names}
+        version = _version({name: value for name, value in hashes.items() if value})
+        if None in hashes.values() or not stamps.has(version):
+            at, looks = time.time_ns(), {name: _look(root / "data" / name) for name in names}
+            made = _store(root, names)
+            version = _version(made)
+            _Stamps(root).write(made, version, looks, at)
+    return version
+
+
+def version(root: Path) -> str | None:
+    """The version of all that DVC keeps of ``data/``, as last saved, or None when it keeps nothing."""
+    data = root / "data"
+    whole = _kept(root / "data.dvc")
+    if whole is not None:
+        return whole
+    found = {str(file.relative_to(data))[:-4]: _kept(file) for file in data.rglob("*.dvc") if file.is_file()}
+    hashes = {name: value for name, value in found.items() if value is not None}
+    return _version(hashes) if hashes else None
+
+
+def restore(root: Path, version: str, target: Path) -> None:
+    """Bring a version back: a file to the path ``target``, several files into a new folder of that name.
+
+    Raises DataError when neither the cache nor the remote has it, when it is damaged, or when ``target`` exists.
+    """
+    if target.exists():
+        raise DataError("data is never restored over other data", where=target, fix="name a path that is free")
+    if not _VERSION.fullmatch(version):
+        raise DataError(f"'{version}' is no version of data", fix="give one that a run recorded: 32 hexadecimal digits")
+    root = root.resolve()
+    if not (root / ".dvc").is_dir():
+        raise DataError("this project keeps no versions of its data yet", where=root, fix="run retrieve")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = target.with_name(f".{target.name}.draft")
+    with locked(root / "outputs" / ".dvc.lock"), _opened(root) as repo:
+        try:
+            _copy(_fetched(repo, [version]), version, draft)
+            if not version.endswith(".dir"):
+                draft.rename(target)
+                return
+            hashes = {entry["relpath"]: entry["md5"] for entry in read_json(draft)}
+            cache = _fetched(repo, list(hashes.values()))
+            with new_folder(target) as folder:
+                for name, value in hashes.items():
+                    _copy(cache, value, folder / name)
+        finally:
+            draft.unlink(missing_ok=True)
+
+
+def _name(root: Path, file: Path) -> str:
+    """The name of a file of ``data/``, relative to it."""
+    path = (root / file).resolve()
+    if not path.is_relative_to(root / "data"):
+        raise DataError("versioned data lives in data/", where=path, fix=f"write it under {root / 'data'}")
+    if not path.is_file():
+        raise DataError("there is no such file to keep a version of", where=path, fix="run retrieve first")
+    return path.relative_to(root / "data").as_posix()
+
+
+def _version(hashes: dict[str, str]) -> str:
+    """One hash of named hashes; of several, the one DVC gives a folder that holds them."""
+    if len(hashes) == 1:
+        return next(iter(hashes.values()))
+    return hashlib.md5(_listing(hashes), usedforsecurity=False).hexdigest() + ".dir"
+
+
+def _listing(hashes: dict[str, str]) -> bytes:
+    entries = [{"md5": value, "relpath": name} for name, value in sorted(hashes.items())]
+    return json.dumps(entries, sort_keys=True).encode()
+
+
+def _kept(file: Path) -> str | None:
+    """The hash in a ``.dvc`` file; None when there is no such file, or a killed process left half of it."""
+    try:
+        found = _HASH.search(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return found.group(1) if found else None
+
+
+def _prepare(root: Path) -> None:
+    """Make the project a DVC project, whole or not at all; `dvc init` would also stage files in git's index."""
+    git = any((folder / ".git").exists() for folder in (root, *root.parents))
+    config = root / ".dvc" / "config"
+    alone = _CONFIG.format(scm=_NO_GIT)
+    if not (root / ".dvc").exists():
+        with new_folder(root / ".dvc") as draft:
+            (draft / "config").write_text(_CONFIG.format(scm="") if git else alone, encoding="utf-8")
+            (draft / ".gitignore").write_text("/config.local\n/tmp\n/cache\n", encoding="utf-8")
+    elif git and config.exists() and config.read_text(encoding="utf-8") == alone:
+        write_atomic(config, _CONFIG.format(scm=""))  # the project has come under git since
+
+
+class _Stamps:
+    """What the files looked like when they were last kept and pushed: size, times and inode, and their hash then."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.file = root / ".dvc" / "tmp" / "meguri.json"
+        configs = [root / ".dvc" / name for name in ("config", "config.local")]
+        self.remote = "".join(file.read_text(encoding="utf-8") for file in configs if file.exists())
+        try:
+            known = read_json(self.file)
+        except (OSError, ValueError):
+            known = {}
+        self.known: dict[str, Any] = known if known.get("remote") == self.remote else {}
+
+    def unchanged(self, name: str) -> str | None:
+        """The hash of a file that is kept as it is now, or None."""
+        stamp = self.known.get("files", {}).get(name)
+        path = self.root / "data" / name
+        if stamp is None or _kept(path.with_name(f"{path.name}.dvc")) != stamp["md5"] or not self._stored(stamp["md5"]):
+            return None
+        at, look = time.time_ns(), _look(path)
+        if look == stamp["look"] and max(look[2:]) + _SETTLED < stamp["at"]:
+            return str(stamp["md5"])
+        if look[1] != stamp["look"][1] or digest(path) != stamp["md5"]:
+            return None
+        stamp.update(look=look, at=at)
+        write_json(self.file, self.known)
+        return str(stamp["md5"])
+
+    def has(self, version: str) -> bool:
+        """Whether this version was kept whole."""
+        return version in self.known.get("versions", []) and self._stored(version)
+
+    def write(self, hashes: dict[str, str], version: str, looks: dict[str, list[int]], at: int) -> None:
+        """Remember hashes beside what the files looked like at ``at``, before DVC read them: a later change shows."""
+        files = self.known.get("files", {})
+        files.update({name: {"md5": hashes[name], "look": looks[name], "at": at} for name in hashes})
+        versions = [*self.known.get("versions", [])[-99:], version]
+        write_json(self.file, {"remote": self.remote, "files": files, "versions": versions})
+
+    def _stored(self, value: str) -> bool:
+        """Whether our own remote still has the object; another's is trusted to keep what it was given."""
+        if "url = ../outputs/dvc" not in self.remote:
+            return True
+        return (self.root / "outputs" / "dvc" / "files" / "md5" / value[:2] / value[2:]).exists()
+
+
+def _look(path: Path) -> list[int]:
+    stat = path.stat()
+    return [stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+
+
+def digest(path: Path) -> str:
+    """The version of one file's content: DVC's MD5."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def _fetched(repo: Any, hashes: list[str]) -> Any:
+    """DVC's cache, after what it lacks of ``hashes`` has been asked of the remote."""
+    cache = repo.cache.local
+    made = need("dvc_data.hashfile.hash_info").HashInfo
+    gone = [made("md5", value) for value in hashes if not cache.exists(value)]
+    if gone:
+        repo.cloud.pull(gone)
+    return cache
+
+
+def _copy(cache: Any, value: str, target: Path) -> None:
+    """Copy an object of the cache and see that it is what its name says."""
+    source = Path(cache.oid_to_path(value))
+    if not source.exists():
+        what = f"the data {value} is in neither DVC's cache nor its remote"
+        raise DataError(what, where=source, fix="ask for it where it was made: `dvc push`")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+    if digest(target) != value.removesuffix(".dir"):
+        raise DataError(f"the data {value} is damaged", where=source, fix="remove that file and try again")
+
+
+def _store(root: Path, names: list[str]) -> dict[str, str]:
+    """Add the files to DVC and push them; the hash of each."""
+    paths = [root / "data" / name for name in names]
+    for path in paths:
+        note = path.with_name(f"{path.name}.dvc")
+        if note.exists() and _kept(note) is None:
+            note.unlink()  # half of one, from a killed process: DVC could not read it
+    # DVC holds a file to be unchanged by its size, inode and mtime; that question is settled already, by content
+    shutil.rmtree(_site(root), ignore_errors=True)
+    with _opened(root) as repo:
+        if not repo.config["remote"]:
+            with repo.config.edit() as config:
+                config["remote"]["outputs"] = {"url": os.path.relpath(root / "outputs" / "dvc")}
+                config["core"]["remote"] = "outputs"
+        # without relink=False DVC removes each file and links it back from its cache: a kill in between loses it
+        stages = repo.add([str(path) for path in paths], relink=False)
+        hashes = {stage.outs[0].fspath: stage.outs[0].hash_info for stage in stages}
+        made = {name: str(hashes[str(path)].value) for name, path in zip(names, paths, strict=True)}
+        keep = list(hashes.values())
+        if len(made) > 1:
+            tree = need("dvc_data.hashfile.tree").Tree.from_list(json.loads(_listing(made)), hash_name="md5")
+            tree.digest()
+            repo.cache.local.add(tree.path, tree.fs, tree.oid)
+            keep.append(tree.hash_info)
+        result = repo.cloud.push(keep)
+        if result.failed:
+            raise DataError(f"{len(result.failed)} objects did not reach the remote", where=root, fix="run `dvc push`")
+    return made
+
+
+def _site(root: Path) -> Path:
+    """Where DVC keeps what it remembers of files; in the project, so that nothing is written elsewhere."""
+    return root / ".dvc" / "tmp" / "site"
+
+
+@contextmanager
+def _opened(root: Path) -> Iterator[Any]:
+    """DVC's view of the project, quiet, with its errors turned into ours."""
+    rwlock = root / ".dvc" / "tmp" / "rwlock"
+    try:
+        if rwlock.exists():
+            read_json(rwlock)
+    except ValueError:
+        rwlock.unlink()  # half-written by a killed process
+    logger = logging.getLogger("dvc")
+    level = logger.level
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        dvc, exceptions, scm = need("dvc.repo"), need("dvc.exceptions"), need("dvc.scm")
+        logger.setLevel(logging.CRITICAL)
+        try:
+            own = {"core": {"autostage": False, "site_cache_dir": str(_site(root))}}
+            with dvc.Repo(str(root), config=own) as repo:
+                yield repo
+        except (exceptions.DvcException, scm.SCMError, OSError) as error:
+            what = f"DVC could not keep or find the data: {error}"
+            raise DataError(what, where=root, fix="look at `dvc doctor` and `dvc status`, then run it again") from error
+        finally:
+            logger.setLevel(level)

@@ -1,0 +1,1 @@
+"""The loop: settings, jobs, the project, turns, triggers, replay and search."""

@@ -1,0 +1,240 @@
+"""A replay: the loop over the past, the same code with the clock handed in, and what it would have brought."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from meguri.base import clock
+from meguri.base.errors import SettingsError
+from meguri.base.files import write_json
+from meguri.loop.project import Project
+from meguri.loop.report import write_report
+from meguri.loop.steps import Steps
+from meguri.loop.story import METRICS as SHOWN
+from meguri.loop.story import PolicyResult, Story, TurnLine
+from meguri.loop.tick import _scratch, collect, tick
+from meguri.loop.words import Language
+from meguri.record.drift import psi
+from meguri.record.evaluation import METRICS
+
+if TYPE_CHECKING:
+    from meguri.record.ledger import Ledger
+
+# policy, the moment reached, how far (0 to 1), and what is being done
+Progress = Callable[[str, datetime, float, str], None]
+
+
+def replay(
+    project: Project,
+    *,
+    since: datetime,
+    until: datetime,
+    step: timedelta | None = None,
+    policies: Mapping[str, str] | None = None,
+    always: timedelta | None = None,
+    score_from: datetime | None = None,
+    language: Language = "en",
+    progress: Progress = lambda *_: None,
+) -> dict[str, Any]:
+    """Run the loop from ``since`` to ``until`` under each policy; write the report and return the summary.
+
+    ``policies`` are further trigger expressions by name; ``always`` is how often a baseline that releases without a gate
+    retrains (none: no such baseline). Live metrics count predictions from ``score_from`` on. All state goes to
+    ``outputs/replay/<policy>``; what is live is not touched.
+    """
+    if until <= since:
+        raise SettingsError(
+            f"the replay ends at {until:%Y-%m-%d} and begins at {since:%Y-%m-%d}", where="--to", fix="let it end later"
+        )
+    settings = project.settings()
+    step = step or clock.duration(settings.loop.step)
+    folder = project.outputs / "replay"
+    if folder.exists():
+        shutil.rmtree(folder)
+    score_from = score_from or since
+
+    plans = {"loop": (settings.loop.triggers, True)} | {name: (text, True) for name, text in (policies or {}).items()}
+    if always is not None:
+        plans["always"] = (f"Every('{clock.spell(always)}')", False)
+    moments = list(_moments(since, until, step))
+    results = {}
+    for name, (triggers, gate) in plans.items():
+        state = _state(project, folder, name)
+        _run(state, name, moments, until, triggers=triggers, gate=gate, progress=progress)
+        joined = state.ledger.joined(since=score_from, until=until, as_of=until)
+        results[name] = _scored(
+            joined, state.contract.task, _turn_lines(state), sum(t.seconds or 0.0 for t in state.ledger.turns())
+        )
+
+    state = _state(project, folder, "loop")
+    joined = state.ledger.joined(since=score_from, until=until, as_of=until)
+    requests = _all_requests(state, score_from, until)
+    results["never"] = _trained_once(state, requests, results["loop"], joined)
+    story = Story(
+        title=project.root.name,
+        task=state.contract.task,
+        metric=settings.gate.metric,
+        since=score_from,
+        until=until,
+        step=step,
+        created=clock.now(),
+        policies={name: results[name] for name in ("loop", "never", *results) if name in results},
+        labels=_label_counts(joined, state.ledger, until),
+        awaited=_awaited(joined, list(_moments(score_from, until, step))),
+        quarantined=state.quarantine.counts(),
+        drift=_drift(state, requests, results["loop"]),
+    )
+    summary = story.to_dict() | {
+        "turns": [_turn_summary(turn) for turn in story.loop.turns],
+        "predictions": story.labels["predictions"],
+        "labels": story.labels["labelled"],
+        "quarantined": dict(story.quarantined),
+    }
+    write_json(folder / "summary.json", summary)
+    write_report(folder / "report.html", story, language=language)
+    return summary
+
+
+def _state(project: Project, folder: Path, name: str) -> Project:
+    """The same project with a state of its own."""
+    return Project(project.root, outputs=folder / name, data=folder / name / "data")
+
+
+def _moments(since: datetime, until: datetime, step: timedelta) -> Iterator[datetime]:
+    while since < until:
+        yield since
+        since += step
+
+
+def _run(
+    state: Project,
+    name: str,
+    moments: list[datetime],
+    until: datetime,
+    *,
+    triggers: str,
+    gate: bool,
+    progress: Progress,
+) -> None:
+    for place, now in enumerate(moments):
+        told = partial(progress, name, now, place / len(moments))
+        told("")
+        tick(state, now=now, triggers=triggers, gate=gate, say=told)
+    collect(state, now=until)
+    progress(name, until, 1.0, "")
+
+
+def _turn_lines(state: Project) -> list[TurnLine]:
+    lines = []
+    for turn in state.ledger.turns():
+        verdict = turn.detail.get("verdict") or {}
+        kept = {k: verdict.get(k) for k in ("gain", "low", "high", "rows")}
+        lines.append(
+            TurnLine(
+                turn.at,
+                turn.reason,
+                turn.verdict,
+                verdict.get("reason", ""),
+                release=turn.release,
+                seconds=turn.seconds or 0.0,
+                **kept,
+            )
+        )
+    return lines
+
+
+def _scored(joined: pl.DataFrame, task: str, turns: list[TurnLine], seconds: float) -> PolicyResult:
+    predictions = joined.select("time", "score", "label", "release").sort("time")
+    months = {
+        str(key[0]): _metrics(part, task)
+        for key, part in predictions.group_by(pl.col("time").dt.strftime("%Y-%m"), maintain_order=True)
+    }
+    return PolicyResult(predictions, turns, seconds, _metrics(predictions, task), months)
+
+
+def _metrics(predictions: pl.DataFrame, task: str) -> dict[str, float | None]:
+    """The live metrics of matured, labelled predictions; None where there is too little to compute one."""
+    known = predictions.filter(pl.col("label").is_not_null() & pl.col("score").is_not_null())
+    label, score = known["label"].cast(pl.Float64).to_numpy(), known["score"].to_numpy()
+    enough = known.height > 0 and (task != "binary" or known["label"].n_unique() == 2)
+    found: dict[str, float | None] = {
+        name: float(METRICS[name].value(label, score)) if enough else None for name in SHOWN[task]
+    }
+    return found | {"rows": known.height}
+
+
+def _all_requests(state: Project, since: datetime, until: datetime) -> pl.DataFrame:
+    """Every row that was predicted, read at once: each has the features of its own moment, whenever it is read."""
+    steps = Steps(state, state.settings(), _scratch(state, until, "requests"))
+    try:
+        rows = steps.rows(since=since, until=until, labelled=False, door="requests")
+        return pl.DataFrame() if rows is None else rows
+    finally:
+        shutil.rmtree(steps.run.folder)
+
+
+def _trained_once(state: Project, requests: pl.DataFrame, loop: PolicyResult, joined: pl.DataFrame) -> PolicyResult:
+    """What the first release would have answered to every row, had it never been replaced."""
+    first = next((turn for turn in loop.turns if turn.release), None)
+    if first is None or first.release is None or requests.is_empty():
+        return PolicyResult(loop.predictions.clear())
+    answers = state.release(first.release).predict(requests).table.select("key", "score")
+    same = joined.drop("score").join(answers, on="key", how="inner").with_columns(release=pl.lit(first.release))
+    return _scored(same, state.contract.task, [first], first.seconds)
+
+
+def _label_counts(joined: pl.DataFrame, ledger: Ledger, until: datetime) -> dict[str, int]:
+    """How many predictions were made, have their label, wait for it, and wait beyond the day it was due."""
+    awaited = ledger.awaited(as_of=until).count
+    overdue = int(joined["label"].null_count())
+    labelled = joined.height - overdue
+    return {"predictions": labelled + awaited, "labelled": labelled, "awaited": awaited, "overdue": overdue}
+
+
+def _awaited(joined: pl.DataFrame, moments: list[datetime]) -> list[tuple[datetime, int, int]]:
+    """At each moment: how many predictions waited for their label, and how many of them beyond the day it was due."""
+    made = np.sort(joined["made_at"].dt.epoch("us").to_numpy())
+    came = np.sort(joined["label_at"].drop_nulls().dt.epoch("us").to_numpy())
+    late = joined.select(
+        due=pl.col("due").dt.epoch("us"), came=pl.col("label_at").dt.epoch("us").fill_null(np.iinfo(np.int64).max)
+    ).filter(pl.col("came") > pl.col("due"))
+    due, late_came = np.sort(late["due"].to_numpy()), np.sort(late["came"].to_numpy())
+    points = []
+    for at in moments:
+        t = clock.micros(at)
+        waiting = int(np.searchsorted(made, t, "right") - np.searchsorted(came, t, "right"))
+        points.append((at, waiting, int(np.searchsorted(due, t, "right") - np.searchsorted(late_came, t, "right"))))
+    return points
+
+
+def _drift(state: Project, requests: pl.DataFrame, loop: PolicyResult) -> dict[str, dict[str, float]]:
+    """Population stability of each feature by month, against what the first release was trained on."""
+    first = next((turn.release for turn in loop.turns if turn.release), None)
+    if first is None or requests.is_empty():
+        return {}
+    reference = state.release(first).manifest["reference"]
+    found: dict[str, dict[str, float]] = {}
+    months = requests.group_by(pl.col(state.contract.time).dt.strftime("%Y-%m"), maintain_order=True)
+    for (month,), part in months:
+        for feature, value in psi(reference, part).items():
+            found.setdefault(feature, {})[str(month)] = float(value)
+    return found
+
+
+def _turn_summary(turn: TurnLine) -> dict[str, Any]:
+    return {
+        "time": turn.time.isoformat(),
+        "reason": turn.reason,
+        "verdict": turn.verdict,
+        "verdict_reason": turn.verdict_reason,
+        "release": turn.release,
+        "seconds": turn.seconds,
+    }

@@ -1,0 +1,1 @@
+"""What is written down: runs, evaluations, verdicts, releases, rollouts and the ledger."""

@@ -1,0 +1,165 @@
+"""The ledger: predictions, labels, rollouts, gate uses and turns, each written once and never changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from meguri.base.errors import SettingsError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Which releases are live in an outlet from ``at`` on: challengers by their share of the traffic, shadows unseen.
+
+    ``back`` says that it was made by going back to an earlier champion.
+    """
+
+    outlet: str
+    champion: str
+    challengers: Mapping[str, float] = field(default_factory=dict)
+    shadow: tuple[str, ...] = ()
+    at: datetime = field(kw_only=True)
+    why: str = field(kw_only=True)
+    by: str = field(kw_only=True)
+    back: bool = field(default=False, kw_only=True)
+
+
+@dataclass(frozen=True)
+class GateUse:
+    """One use of a test set by a gate: its rows lie in [since, until)."""
+
+    at: datetime
+    run: str
+    test_version: str
+    since: datetime
+    until: datetime
+    rows: int
+    metric: str
+    result: str
+
+
+@dataclass(frozen=True)
+class TurnRecord:
+    """The state of a turn; written again with the same ``id`` (the run's) it is the turn's newer state."""
+
+    id: str
+    at: datetime
+    reason: str
+    status: str
+    verdict: str | None = None
+    release: str | None = None
+    seconds: float | None = None
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LabelCounts:
+    """What became of written labels, counted by prediction; ``unmatched`` counts rows that met no prediction.
+
+    ``new`` + ``corrected`` labels were stored; ``same`` ones said nothing new.
+    """
+
+    new: int = 0
+    same: int = 0
+    corrected: int = 0
+    unmatched: int = 0
+
+
+@dataclass(frozen=True)
+class Awaited:
+    """How many predictions have no label yet, and the earliest ``time`` among them."""
+
+    count: int
+    oldest: datetime | None = None
+
+
+class Ledger(Protocol):
+    """The memory of the loop.
+
+    Every write is one transaction: when the call returns, what it wrote survives a crash; when it raises LedgerError,
+    nothing of it was written. Nothing is ever changed or deleted. Writing the same again changes nothing, so a caller
+    that died before the answer came may simply repeat. Threads may share a ledger; processes open one each.
+    ``as_of`` shows the ledger as it was at that moment: predictions made until then, labels known until then.
+    """
+
+    def write_predictions(self, table: pl.DataFrame) -> int:
+        """Write predictions and return how many of them were not there yet.
+
+        Columns: prediction_id (UUID as text), key, time, due, made_at, release, outlet; and, null or left out where
+        there is none, run, arm, score (number), answer (text), features (JSON text).
+        Raises LedgerError, also for a known id with another content.
+        """
+
+    def write_labels(self, table: pl.DataFrame) -> LabelCounts:
+        """Write what really happened, in the order of the rows.
+
+        Columns: prediction_id, or key for all predictions with that key; value (number, boolean as 0 and 1, or text;
+        a row where it is null is left out), known_at, source ("time" or a person's name).
+        A label is new information unless it was written already or its value is the one in force at its known_at.
+        """
+
+    def joined(
+        self,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        as_of: datetime,
+        outlet: str | None = None,
+        release: str | None = None,
+        features: bool = False,
+    ) -> pl.DataFrame:
+        """Matured predictions (due and made by ``as_of``) with ``time`` in [since, until), in the order of writing.
+
+        Columns: those of write_predictions (features only when asked for), then label, label_at, source: the label
+        with the latest known_at by ``as_of``, null when none has come. label is a number, or text when any is text.
+        """
+
+    def keys(self, *, since: datetime, until: datetime, outlet: str | None = None) -> list[str]:
+        """The keys of the predictions with ``time`` in [since, until): what need not be predicted again."""
+
+    def awaited(self, *, as_of: datetime, due_by: datetime | None = None) -> Awaited:
+        """The predictions, due by ``due_by`` when it is given, that have no label at ``as_of``."""
+
+    def count_labels(self, *, since: datetime | None, as_of: datetime) -> int:
+        """How many distinct predictions got a label, or a corrected one, with known_at in (since, as_of]."""
+
+    def write_rollout(self, rollout: Rollout) -> None:
+        """Add a rollout to its outlet's history."""
+
+    def rollouts(self, outlet: str | None = None) -> list[Rollout]:
+        """All rollouts, or one outlet's, oldest first."""
+
+    def write_gate_use(self, use: GateUse) -> None:
+        """Add a use of a test set."""
+
+    def gate_uses(self) -> list[GateUse]:
+        """All uses of test sets, oldest first."""
+
+    def write_turn(self, turn: TurnRecord) -> None:
+        """Add a turn, or its newer state."""
+
+    def turns(self) -> list[TurnRecord]:
+        """The latest state of every turn, in the order in which they began."""
+
+    def close(self) -> None:
+        """Let go of the store; closing again does nothing."""
+
+
+def open_ledger(url: str) -> Ledger:
+    """The ledger at ``url``, made when it is not there: ``sqlite:///outputs/ledger.db``, or four slashes for an absolute path.
+
+    Raises SettingsError for a URL that is none, LedgerError when the store cannot be opened.
+    """
+    scheme, found, path = url.partition(":///")
+    if not found or not path or scheme != "sqlite":
+        raise SettingsError(f"'{url}' is no ledger", where="ledger", fix="write sqlite:///outputs/ledger.db")
+    from meguri.record.ledger_sqlite import SqliteLedger
+
+    return SqliteLedger(Path(path))

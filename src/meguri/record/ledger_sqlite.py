@@ -1,0 +1,275 @@
+"""The ledger in one SQLite file: write-ahead log, every commit synced to the disk."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from meguri.base.clock import from_micros, micros
+from meguri.base.errors import LedgerError
+from meguri.base.files import locked
+from meguri.record.ledger import Awaited, GateUse, LabelCounts, Rollout, TurnRecord
+from meguri.record.ledger_migrations import MIGRATIONS, migrate, version
+
+if TYPE_CHECKING:
+    import polars as pl
+
+BUSY = 30.0  # seconds to wait for another process's write
+_PREDICTION = ("id", "key", "time", "due", "made_at", "origin", "score", "answer", "features")
+_ADD_PREDICTION = (
+    f"INSERT INTO predictions ({', '.join(_PREDICTION)}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+)
+_SAME_PREDICTION = (
+    f"SELECT 1 FROM predictions WHERE ({', '.join(_PREDICTION)}) IS (?, ?, ?, ?, ?, ?, ?, ?, ?) AND id = ?"
+)
+_ADD_LABELS = """
+    INSERT INTO labels (prediction, known_at, version, value, source)
+    SELECT prediction, known_at, (SELECT count(*) + 1 FROM labels l WHERE l.prediction = m.prediction), value, source
+    FROM temp.matched m
+    WHERE round = ?
+      AND NOT EXISTS (SELECT 1 FROM labels l WHERE l.prediction = m.prediction AND l.known_at = m.known_at
+                      AND l.value = m.value AND l.source = m.source)
+      AND (SELECT l.value FROM labels l WHERE l.prediction = m.prediction AND l.known_at <= m.known_at
+           ORDER BY l.known_at DESC, l.version DESC LIMIT 1) IS NOT m.value"""
+# The predictions whose first label came after `as_of` were still awaited then.
+_AWAITED = """
+    SELECT count(*), min(time) FROM (
+      SELECT time FROM awaiting WHERE made_at <= :as_of AND due <= :due
+      UNION ALL
+      SELECT time FROM predictions p WHERE made_at <= :as_of AND due <= :due
+         AND n IN (SELECT prediction FROM labels WHERE known_at > :as_of)
+         AND NOT EXISTS (SELECT 1 FROM labels WHERE prediction = p.n AND known_at <= :as_of))"""
+_FIXES = {
+    "SQLITE_FULL": "free some space on the disk and write again",
+    "SQLITE_IOERR": "see whether the disk is full or failing, then write again",
+    "SQLITE_BUSY": "another process holds the ledger: let it finish, then write again",
+    "SQLITE_READONLY": "make the file and its folder writable",
+    "SQLITE_CANTOPEN": "make the folder writable, and see that the path is a file",
+    "SQLITE_CORRUPT": "bring the file back from a backup, or save what can be read with: sqlite3 FILE .recover",
+    "SQLITE_NOTADB": "bring the file back from a backup, or give the ledger another path",
+}
+
+
+class SqliteLedger:
+    """The ledger in the SQLite file ``path``, made with its folder when it is not there."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.RLock()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(path, timeout=BUSY, isolation_level=None, check_same_thread=False)
+            try:
+                self._prepare()
+            except BaseException:
+                self._db.close()
+                raise
+        except (OSError, sqlite3.Error) as error:  # a LedgerError is an OSError as well
+            raise self._explained(error) from (None if isinstance(error, LedgerError) else error)
+
+    def _prepare(self) -> None:
+        if version(self._db) < len(MIGRATIONS):
+            with locked(self.path.with_name(f".{self.path.name}.lock")):
+                migrate(self._db)
+        for pragma in ("synchronous = FULL", "cache_size = -65536", "temp_store = MEMORY"):
+            self._db.execute(f"PRAGMA {pragma}")
+        self._db.execute("CREATE TEMP TABLE matched (row, prediction, known_at, value, source, round)")
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._db.close()
+
+    # predictions and labels
+
+    def write_predictions(self, table: pl.DataFrame) -> int:
+        """Write predictions; what thousands of them share is written once."""
+        from meguri.record import ledger_columns
+
+        given = ledger_columns.predictions(table)
+        with self._writing() as db:
+            given = ledger_columns.numbered(given, lambda shared: _origin(db, shared))
+            columns = [given[name] for name in _PREDICTION]
+            last = db.execute("SELECT coalesce(max(n), 0) FROM predictions").fetchone()
+            count = db.executemany(_ADD_PREDICTION, ledger_columns.rows(columns)).rowcount
+            if count < given.height:  # some ids were there already: fine, when they say the same
+                for row in ledger_columns.rows(columns):
+                    if not db.execute(_SAME_PREDICTION, (*row, row[0])).fetchone():
+                        what = f"the prediction {UUID(bytes=row[0])} is there already, and says something else"
+                        raise LedgerError(what, where=self.path, fix="give every prediction an id of its own")
+            db.execute("INSERT INTO awaiting SELECT n, time, due, made_at FROM predictions WHERE n > ?", last)
+        return max(count, 0)
+
+    def write_labels(self, table: pl.DataFrame) -> LabelCounts:
+        """Write labels beside the ones that are there."""
+        from meguri.record import ledger_columns
+
+        given = ledger_columns.labels(table).with_row_index("row")
+        what = given.columns[1]
+        columns = (*given.select("row", "known_at", "value", "source", "round").iter_columns(), given[what])
+        with self._writing() as db:
+            db.execute("DELETE FROM temp.matched")
+            match = f"INSERT INTO temp.matched SELECT ?, n, ?, ?, ?, ? FROM predictions WHERE {what} = ?"
+            db.executemany(match, ledger_columns.rows(columns))
+            sql = "SELECT count(*), count(DISTINCT row), coalesce(max(round), 0) FROM temp.matched"
+            pairs, met, last = db.execute(sql).fetchone()
+            new = db.execute("DELETE FROM awaiting WHERE prediction IN (SELECT prediction FROM temp.matched)").rowcount
+            stored = sum(db.execute(_ADD_LABELS, (number,)).rowcount for number in range(last + 1))
+            db.execute("DELETE FROM temp.matched")
+        return LabelCounts(new=new, same=pairs - stored, corrected=stored - new, unmatched=given.height - met)
+
+    def joined(
+        self,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        as_of: datetime,
+        outlet: str | None = None,
+        release: str | None = None,
+        features: bool = False,
+    ) -> pl.DataFrame:
+        """Read predictions and labels in one pass over both tables, which lie in the same order."""
+        from meguri.record import ledger_columns
+
+        where, values = ["p.due <= ?1", "p.made_at <= ?1"], [micros(as_of)]
+        for clause, bound in (("p.time >= ?", since), ("p.time < ?", until)):
+            if bound is not None:
+                values.append(micros(bound))
+                where.append(f"{clause}{len(values)}")
+        columns = f"p.score, p.answer{', p.features' if features else ''}, l.value, l.known_at, l.source"
+        with self._reading() as db:
+            origins = db.execute("SELECT n, release, run, outlet, arm FROM origins ORDER BY n").fetchall()
+            if outlet is not None or release is not None:
+                chosen = [str(n) for n, r, _, o, _ in origins if outlet in (None, o) and release in (None, r)]
+                where.append(f"p.origin IN ({', '.join(chosen)})")
+            sql = f"""SELECT p.id, p.key, p.time, p.due, p.made_at, p.origin, {columns} FROM predictions p
+                      LEFT JOIN labels l ON l.prediction = p.n AND l.known_at <= ?1
+                      WHERE {" AND ".join(where)} ORDER BY p.n, l.known_at, l.version"""
+            return ledger_columns.joined(db.execute(sql, values), origins, features=features)
+
+    def keys(self, *, since: datetime, until: datetime, outlet: str | None = None) -> list[str]:
+        """Read keys by an index on the time."""
+        sql = "SELECT p.key FROM predictions p JOIN origins o ON o.n = p.origin WHERE p.time >= ? AND p.time < ?"
+        with self._reading() as db:
+            rows = db.execute(f"{sql} AND (? IS NULL OR o.outlet = ?)", (micros(since), micros(until), outlet, outlet))
+            return [key for (key,) in rows]
+
+    def awaited(self, *, as_of: datetime, due_by: datetime | None = None) -> Awaited:
+        """Count from the small table of the awaited, not from all predictions."""
+        due = 2**63 - 1 if due_by is None else micros(due_by)
+        with self._reading() as db:
+            count, oldest = db.execute(_AWAITED, {"as_of": micros(as_of), "due": due}).fetchone()
+        return Awaited(count, None if oldest is None else from_micros(oldest))
+
+    def count_labels(self, *, since: datetime | None, as_of: datetime) -> int:
+        """Count from an index."""
+        start = -(2**63) if since is None else micros(since)
+        sql = "SELECT count(DISTINCT prediction) FROM labels WHERE known_at > ? AND known_at <= ?"
+        with self._reading() as db:
+            return int(db.execute(sql, (start, micros(as_of))).fetchone()[0])
+
+    # rollouts, gate uses, turns
+
+    def write_rollout(self, rollout: Rollout) -> None:
+        """Add a rollout."""
+        r = rollout
+        row = (r.outlet, r.champion, _json(dict(r.challengers)), _json(r.shadow), micros(r.at), r.why, r.by, r.back)
+        self._add("rollouts (outlet, champion, challengers, shadow, at, why, by, back)", row)
+
+    def rollouts(self, outlet: str | None = None) -> list[Rollout]:
+        """Read rollouts, oldest first."""
+        rows = self._all("outlet, champion, challengers, shadow, at, why, by, back FROM rollouts ORDER BY at, n")
+        return [
+            Rollout(
+                name, champion, json.loads(challengers), tuple(json.loads(shadow)),
+                at=from_micros(at), why=why, by=by, back=bool(back),
+            )
+            for name, champion, challengers, shadow, at, why, by, back in rows
+            if outlet in (None, name)
+        ]  # fmt: skip
+
+    def write_gate_use(self, use: GateUse) -> None:
+        """Add a gate use."""
+        u = use
+        row = (micros(u.at), u.run, u.test_version, micros(u.since), micros(u.until), u.rows, u.metric, u.result)
+        self._add("gate_uses (at, run, test_version, since, until, rows, metric, result)", row)
+
+    def gate_uses(self) -> list[GateUse]:
+        """Read gate uses, oldest first."""
+        rows = self._all("at, run, test_version, since, until, rows, metric, result FROM gate_uses ORDER BY at, n")
+        return [GateUse(from_micros(a), r, v, from_micros(s), from_micros(u), *rest) for a, r, v, s, u, *rest in rows]
+
+    def write_turn(self, turn: TurnRecord) -> None:
+        """Add a turn's state."""
+        t = turn
+        row = (t.id, micros(t.at), t.reason, t.status, t.verdict, t.release, t.seconds, _json(dict(t.detail)))
+        self._add("turns (id, at, reason, status, verdict, release, seconds, detail)", row)
+
+    def turns(self) -> list[TurnRecord]:
+        """Read each turn's latest state."""
+        rows = self._all(
+            """id, at, reason, status, verdict, release, seconds, detail FROM turns
+               JOIN (SELECT min(n) AS began, max(n) AS newest FROM turns GROUP BY id) ON n = newest ORDER BY began"""
+        )
+        return [
+            TurnRecord(i, from_micros(at), reason, status, verdict, release, seconds, json.loads(detail))
+            for i, at, reason, status, verdict, release, seconds, detail in rows
+        ]
+
+    # the connection
+
+    def _add(self, into: str, row: Sequence[Any]) -> None:
+        with self._writing() as db:
+            db.execute(f"INSERT INTO {into} VALUES ({', '.join('?' * len(row))})", row)
+
+    def _all(self, what: str) -> list[Any]:
+        with self._reading() as db:
+            return db.execute(f"SELECT {what}").fetchall()
+
+    def _writing(self) -> contextlib.AbstractContextManager[sqlite3.Connection]:
+        return self._transaction("IMMEDIATE")
+
+    def _reading(self) -> contextlib.AbstractContextManager[sqlite3.Connection]:
+        return self._transaction("DEFERRED")
+
+    @contextlib.contextmanager
+    def _transaction(self, kind: str) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            try:
+                self._db.execute(f"BEGIN {kind}")
+                try:
+                    yield self._db
+                    self._db.execute("COMMIT")
+                except BaseException:
+                    if self._db.in_transaction:  # SQLite may have rolled back by itself, on a full disk for one
+                        self._db.execute("ROLLBACK")
+                    raise
+            except sqlite3.Error as error:
+                raise self._explained(error) from error
+
+    def _explained(self, error: Exception) -> LedgerError:
+        if isinstance(error, LedgerError):
+            error.where = error.where or str(self.path)
+            return error
+        name = getattr(error, "sqlite_errorname", "SQLITE_CANTOPEN" if isinstance(error, OSError) else "")
+        fix = next((fix for code, fix in _FIXES.items() if name.startswith(code)), None)
+        return LedgerError(f"the ledger cannot be used: {error}", where=self.path, fix=fix)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _origin(db: sqlite3.Connection, row: tuple[Any, ...]) -> int:
+    """The number of this release, run, outlet and arm; only one transaction writes at a time, so none comes twice."""
+    found = db.execute("SELECT n FROM origins WHERE (release, run, outlet, arm) IS (?, ?, ?, ?)", row).fetchone()
+    return (
+        int(found[0]) if found else int(db.execute("INSERT INTO origins VALUES (NULL, ?, ?, ?, ?)", row).lastrowid or 0)
+    )

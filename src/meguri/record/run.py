@@ -1,0 +1,121 @@
+"""A run on disk: what it was started with, which steps are done, and what each left."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from meguri.base.clock import moment
+from meguri.base.errors import JobError
+from meguri.base.files import read_json, write_atomic, write_json
+from meguri.base.ids import stamp_id
+
+LOCKS = ("uv.lock", "poetry.lock", "Pipfile.lock", "requirements.txt")
+
+
+@dataclass(frozen=True)
+class Source:
+    """The code and the environment that a run saw: the commit, the diff when the tree was dirty, the lock's hash."""
+
+    commit: str | None
+    diff: str
+    lock: str | None
+    lock_hash: str | None
+
+
+def read_source(root: Path) -> Source:
+    """The source of the project in ``root``; a folder outside git has no commit, one without a lock no hash."""
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            return None
+        return done.stdout if done.returncode == 0 else None
+
+    commit = git("rev-parse", "HEAD")
+    diff = git("diff", "HEAD", "--", ".") if commit else None
+    lock = next((root / name for name in LOCKS if (root / name).is_file()), None)
+    digest = hashlib.sha256(lock.read_bytes()).hexdigest() if lock else None
+    return Source(commit.strip() if commit else None, diff or "", lock.name if lock else None, digest)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One pass of jobs.
+
+    ``at`` is the moment it was started for (the clock handed in), ``done`` the seconds of each finished step in order,
+    ``attempts`` how often a process took it up.
+    """
+
+    id: str
+    folder: Path
+    at: datetime
+    reason: str
+    overrides: tuple[str, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
+    commit: str | None = None
+    dirty: bool = False
+    lock: str | None = None
+    lock_hash: str | None = None
+    seed: int = 0
+    data_version: str | None = None
+    tracking_id: str | None = None
+    status: str = "running"
+    attempts: int = 1
+    done: dict[str, float] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def create(cls, outputs: Path, root: Path, *, at: datetime, reason: str, **known: Any) -> Run:
+        """A new run with its folder ``outputs/runs/<id>``, its diff kept beside it when the tree is dirty."""
+        name = stamp_id(at)
+        source = read_source(root)
+        folder = outputs / "runs" / name
+        folder.mkdir(parents=True)
+        if source.diff:
+            write_atomic(folder / "diff.patch", source.diff)
+        run = cls(
+            name,
+            folder,
+            at,
+            reason,
+            commit=source.commit,
+            dirty=bool(source.diff),
+            lock=source.lock,
+            lock_hash=source.lock_hash,
+            **known,
+        )
+        return run.save()
+
+    @classmethod
+    def load(cls, outputs: Path, name: str) -> Run:
+        """The run of that id; raises JobError when there is none."""
+        path = outputs / "runs" / name / "run.json"
+        if not path.is_file():
+            known = sorted(p.parent.name for p in path.parent.parent.glob("*/run.json"))[-3:]
+            fix = f"the latest are {', '.join(known)}" if known else "start one: meguri turn --why '…'"
+            raise JobError(f"there is no run '{name}'", where=path.parent.parent, fix=fix)
+        kept = read_json(path)
+        kept |= {"folder": path.parent, "at": moment(kept["at"]), "overrides": tuple(kept["overrides"])}
+        return cls(**kept)
+
+    def save(self) -> Run:
+        """Write ``run.json`` whole."""
+        kept = asdict(self)
+        kept["at"] = self.at.isoformat()
+        del kept["folder"]
+        write_json(self.folder / "run.json", kept)
+        return self
+
+    def with_(self, **changes: Any) -> Run:
+        """The run with these fields changed, saved."""
+        return replace(self, **changes).save()
+
+    def finish(self, step: str, seconds: float, **facts: Any) -> Run:
+        """The run with one more step done, saved: the moment from which a killed turn does not do it again."""
+        return self.with_(done={**self.done, step: round(seconds, 3)}, facts={**self.facts, **facts})

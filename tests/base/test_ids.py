@@ -1,0 +1,61 @@
+"""Prediction ids are UUIDv7, ordered, distinct."""
+
+from __future__ import annotations
+
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meguri.base.errors import SettingsError
+from meguri.base.ids import prediction_ids, stamp_id
+
+AT = datetime(2013, 4, 1, 6, 0, 0, 123_000, tzinfo=UTC)
+MOMENTS = st.datetimes(datetime(1970, 1, 1), datetime(2999, 1, 1), timezones=st.just(UTC))
+
+
+@given(count=st.integers(0, 50), at=MOMENTS)
+def test_they_are_uuid7_of_the_moment(count: int, at: datetime) -> None:
+    made = prediction_ids(count, at)
+    assert made == sorted(set(made))
+    assert len(made) == count
+    for text in made:
+        value = uuid.UUID(text)
+        assert (str(value), value.version, value.variant) == (text, 7, uuid.RFC_4122)
+        assert value.int >> 80 == (at - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
+
+
+@given(first=MOMENTS, later=st.timedeltas(timedelta(milliseconds=1), timedelta(days=999)))
+def test_a_later_moment_sorts_later(first: datetime, later: timedelta) -> None:
+    assert prediction_ids(3, first)[-1] < prediction_ids(3, first + later)[0]
+
+
+def test_the_counter_may_run_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("secrets.randbits", lambda bits: 2**26 - 2)
+    made = prediction_ids(4, AT)
+    assert made == sorted(set(made))
+    assert {uuid.UUID(text).version for text in made} == {7}
+
+
+def test_many_makers_never_meet() -> None:
+    with ThreadPoolExecutor(4) as pool:
+        made = [one for batch in pool.map(lambda _: prediction_ids(5000, AT), range(8)) for one in batch]
+    assert len(set(made)) == 40_000
+
+
+def test_now_is_the_default() -> None:
+    before = prediction_ids(1, datetime.now(UTC) - timedelta(seconds=1))[0]
+    assert before < prediction_ids(1)[0] < prediction_ids(1, datetime.now(UTC) + timedelta(seconds=1))[0]
+
+
+def test_a_moment_before_1970_has_no_id() -> None:
+    with pytest.raises(SettingsError, match="1969"):
+        prediction_ids(1, datetime(1969, 12, 31, tzinfo=UTC))
+
+
+def test_stamp_id() -> None:
+    assert stamp_id(AT)[:-4] == "20130401-060000-"
+    assert len({stamp_id(AT) for _ in range(20)}) > 1

