@@ -86,14 +86,12 @@ def main(count: int) -> None:
         measure("release: predict(ids=False)", lambda: release.predict(rows, ids=False), base)
         measure("  of it: the contract", lambda: release.contract.check(rows, labelled=False), base)
         measure("  of it: the model", lambda: release._model.answer(rows), base)
-        measure(
-            "  of it: features as JSON", lambda: rows.select(contract.features).to_struct().struct.json_encode(), base
-        )
+        measure("  of it: features as JSON", rows.select(contract.features).to_struct().struct.json_encode, base)
         one = rows.head(1)
-        wall = time.perf_counter()
-        for _ in range(200):
-            release.predict(one)
-        print(f"one row: {(time.perf_counter() - wall) * 5:.2f} ms")
+        many = range(200)
+        measure("one row, 200 times: predict", lambda: [release.predict(one) for _ in many])
+        measure("  of it: the contract", lambda: [release.contract.check(one, labelled=False) for _ in many])
+        measure("  of it: the model", lambda: [release._model.answer(one) for _ in many])
         measure("load", lambda: Release.load(release.folder), None)
 
 

@@ -29,7 +29,11 @@ CLOCK = "2024-03-01T00:00"
 def project(root: Path) -> Path:
     """A project whose six jobs do nothing, with a data file to version."""
     files = {f"src/jobs/{name}.py": text for name, text in JOBS.items()}
-    files |= {"hydra/default.yaml": SETTINGS, "src/models/nothing.py": "class Nothing: ...\n", "data/rows.csv": "a,b\n1,2\n"}
+    files |= {
+        "hydra/default.yaml": SETTINGS,
+        "src/models/nothing.py": "class Nothing: ...\n",
+        "data/rows.csv": "a,b\n1,2\n",
+    }
     for name, text in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,7 +64,11 @@ def main() -> None:
             {"contender": "python", "cpu_seconds": cpu(sys.executable, "-c", "pass", cwd=root)},
             {"contender": "meguri --help", "cpu_seconds": cpu(*meguri, "--help", cwd=root), "bar": 0.15},
             {"contender": "meguri tick, nothing to do", "cpu_seconds": cpu(*tick, cwd=root), "bar": 0.5},
-            {"contender": "meguri turn, six jobs that do nothing", "cpu_seconds": cpu(*meguri, "turn", cwd=root), "bar": 2.0},
+            {
+                "contender": "meguri turn, six jobs that do nothing",
+                "cpu_seconds": cpu(*meguri, "turn", cwd=root),
+                "bar": 2.0,
+            },
         ]
     for line in lines:
         print(json.dumps(line))

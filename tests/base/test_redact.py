@@ -19,8 +19,8 @@ PASSWORD = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E, exclude
 
 @pytest.mark.parametrize(
     "name",
-    ["password", "db.password", "DB_PASSWORD", "password2", "client_secret", "secrets", "token", "hf_token", "apiKey"]
-    + ["api_key", "api-key", "AWS_SECRET_ACCESS_KEY", "accessKey", "credentials", "key", "passphrase", "tokens"],
+    "password db.password DB_PASSWORD password2 client_secret secrets token hf_token apiKey api_key api-key"
+    " AWS_SECRET_ACCESS_KEY accessKey credentials key passphrase tokens".split(),
 )
 def test_a_name_that_says_secret_hides_what_stands_under_it(name: str) -> None:
     assert secret(name)

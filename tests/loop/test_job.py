@@ -76,3 +76,12 @@ def test_a_missing_module_or_name_is_told(project_root: Path) -> None:
         job.import_from(project_root, "src.nothing", "x")
     with pytest.raises(JobError, match="has no 'nothing'"):
         job.import_from(project_root, "src.configurations", "nothing")
+
+
+def test_the_tracking_address_in_the_environment_wins_but_not_in_a_replay(
+    project_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    assert Project.open(project_root).tracking.uri == "http://127.0.0.1:9"
+    own = Project.open(project_root, outputs=project_root / "outputs" / "replay" / "loop")
+    assert own.tracking.uri.startswith("sqlite:///")

@@ -314,6 +314,8 @@ def test_an_unknown_language_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_summary_is_json(story: Story) -> None:
+    nowhere = json.dumps(hostile(story, "x").to_dict(), allow_nan=False)  # a gain that is no number is null
+    assert json.loads(nowhere)["turns"][1]["gain"] is None
     found = json.loads(json.dumps(story.to_dict(), allow_nan=False))
     assert found["loop"]["auc"] == pytest.approx(story.loop.metrics["auc"])
     assert set(found["never"]["months"]) == set(MONTHS)

@@ -46,15 +46,25 @@ def test_a_group_is_composed_and_can_be_chosen(project_root: Path) -> None:
         ("trials: 3", "trials: many", ["'optimize.trials' is 'many'", "hydra/default.yaml:6"]),
         ("trials: 3", "trials: 0", ["'optimize.trials' is 0"]),
         ("valid: 5d", "valid: 5 days", ["'split.valid': '5 days' is no duration", "such as 36h or 14d"]),
-        ("params: {}", "params: {strenght: 1}", ["has no parameter 'strenght'", "did you mean 'strength'?", "default.yaml:5"]),
-        ("name: alarm_classifier", "name: alarm_clasifier", ["no model 'alarm_clasifier'", "did you mean 'alarm_classifier'?"]),
+        (
+            "params: {}",
+            "params: {strenght: 1}",
+            ["has no parameter 'strenght'", "did you mean 'strength'?", "default.yaml:5"],
+        ),
+        (
+            "name: alarm_classifier",
+            "name: alarm_clasifier",
+            ["no model 'alarm_clasifier'", "did you mean 'alarm_classifier'?"],
+        ),
         ("seed: 7", "seed: 7\nlop: 1", ["unknown key 'lop'", "did you mean 'loop'?"]),
         ("gate: {metric: log_loss, ", "gate: {", ["the key 'gate.metric' is missing"]),
         ("seed: 7", "seed: [7", ["the YAML cannot be read", "default.yaml:2"]),
-        ("path: data/readings.parquet", "path: \"${nowhere.at.all}\"", ["nowhere"]),
+        ("path: data/readings.parquet", 'path: "${nowhere.at.all}"', ["nowhere"]),
     ],
 )
-def test_a_mistake_in_the_yaml_names_file_key_and_next_step(project_root: Path, old: str, new: str, says: list[str]) -> None:
+def test_a_mistake_in_the_yaml_names_file_key_and_next_step(
+    project_root: Path, old: str, new: str, says: list[str]
+) -> None:
     change(project_root, old, new)
     with pytest.raises(SettingsError) as caught:
         Project.open(project_root).settings()
@@ -79,7 +89,12 @@ def test_a_mistake_on_the_command_line_is_told_as_such(project_root: Path, overr
 
 
 def test_a_model_that_takes_any_parameter_is_not_judged(project_root: Path) -> None:
-    change(project_root, "*, strength: float = 1.0, fit_intercept: bool = True", "**params", "src/models/alarm_classifier.py")
+    change(
+        project_root,
+        "*, strength: float = 1.0, fit_intercept: bool = True",
+        "**params",
+        "src/models/alarm_classifier.py",
+    )
     assert Project.open(project_root).settings(["model.params.anything=1"]).model.params == {"anything": 1}
 
 

@@ -6,6 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from conftest import START, forget_project
 
 from meguri.base.errors import SettingsError, TriggerError, TurnBusy
 from meguri.base.files import locked, read_json
@@ -14,7 +15,6 @@ from meguri.loop.replay import replay
 from meguri.loop.steps import Steps
 from meguri.loop.tick import FIRST, tick
 from meguri.loop.turn import turn
-from conftest import START, forget_project
 
 DAY = timedelta(days=1)
 
@@ -59,7 +59,9 @@ def test_a_trigger_turns_the_loop_when_its_time_has_come(project_root: Path) -> 
     assert done.turn.reason == done.reason
 
 
-def test_a_pass_that_was_killed_is_finished_with_the_answers_it_gave(project_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pass_that_was_killed_is_finished_with_the_answers_it_gave(
+    project_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     project = Project.open(project_root)
     turn(project, now=START, reason="first")
     real = Steps.do
@@ -107,9 +109,14 @@ def test_a_mistyped_trigger_is_an_error(project_root: Path) -> None:
 def test_a_replay_tells_what_the_loop_would_have_brought(project_root: Path) -> None:
     project = Project.open(project_root)
     summary = replay(
-        project, since=START, until=START + 24 * DAY, policies={"rarely": "Every('60d')"}, always=timedelta(days=12), score_from=START + 4 * DAY
+        project,
+        since=START,
+        until=START + 24 * DAY,
+        policies={"rarely": "Every('60d')"},
+        always=timedelta(days=12),
+        score_from=START + 4 * DAY,
     )
-    assert [t["reason"] for t in summary["turns"]][0] == FIRST
+    assert next(t["reason"] for t in summary["turns"]) == FIRST
     assert len(summary["turns"]) == 3
     assert summary["predictions"] == 20 * 24
     assert summary["labels"] == summary["predictions"] - 5
@@ -125,5 +132,5 @@ def test_a_replay_tells_what_the_loop_would_have_brought(project_root: Path) -> 
 
 
 def test_a_replay_that_ends_before_it_begins(project_root: Path) -> None:
-    with pytest.raises(SettingsError, match="let it end later|ends at"):
+    with pytest.raises(SettingsError, match="ends at"):
         replay(Project.open(project_root), since=START, until=START)

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import duckdb
 import pytest
+from conftest import START, forget_project, write_project
 
 from meguri.base.errors import ContractError, JobError, ReleaseError, TurnBusy
 from meguri.base.files import locked, read_json
 from meguri.loop.project import Project
 from meguri.loop.turn import plan, turn
-from conftest import START, forget_project, write_project
 
 
 def do_turn(root: Path, **more: object) -> object:
@@ -25,12 +25,17 @@ def test_a_turn_makes_a_release_puts_it_live_and_predicts_the_next_day(project_r
     said: list[str] = []
     project = Project.open(project_root)
     record = turn(project, now=START, reason="first", say=said.append)
-    assert said == plan(project) == ["retrieve", "optimize", "train", "evaluate", "gate", "release", "predict", "register"]
+    assert (
+        said == plan(project) == ["retrieve", "optimize", "train", "evaluate", "gate", "release", "predict", "register"]
+    )
     assert (record.status, record.verdict, record.release) == ("done", "pass", record.id)
     assert project.champion() == record.id
     assert project.release(record.id).manifest["run"] == record.id
     with duckdb.connect(str(project_root / "outputs/predictions.duckdb")) as table:
-        counted, releases = table.execute("SELECT count(*), list(DISTINCT release) FROM predictions").fetchone() or (0, [])
+        counted, releases = table.execute("SELECT count(*), list(DISTINCT release) FROM predictions").fetchone() or (
+            0,
+            [],
+        )
     assert (counted, releases) == (24, [record.id])
     assert project.ledger.awaited(as_of=START + timedelta(days=9)).count == 24
 
@@ -170,7 +175,13 @@ def test_jobs_run_one_by_one_in_processes_of_their_own(project_root: Path) -> No
 
 def test_a_job_whose_input_is_not_there_yet_says_which_to_run(project_root: Path) -> None:
     def main(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, "-m", "src.main", *arguments], cwd=project_root, capture_output=True, text=True, check=False)
+        return subprocess.run(
+            [sys.executable, "-m", "src.main", *arguments],
+            cwd=project_root,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
 
     run = main("jobs=retrieve", f"now={START.isoformat()}").stdout.split()[-1]
     missing = main("jobs=evaluate", f"run={run}")
@@ -184,7 +195,9 @@ def test_a_job_whose_input_is_not_there_yet_says_which_to_run(project_root: Path
 
 def test_an_extra_jobs_result_flows_on_and_is_kept(project_root: Path) -> None:
     (project_root / "src/jobs/summarize.py").write_text("def summarize(data): return {'rows': len(data)}\n")
-    (project_root / "src/jobs/spread.py").write_text("def spread(data, summarize): return data.head(summarize['rows'] // 2)\n")
+    (project_root / "src/jobs/spread.py").write_text(
+        "def spread(data, summarize): return data.head(summarize['rows'] // 2)\n"
+    )
     record = do_turn(project_root)
     folder = project_root / "outputs/runs" / record.id  # type: ignore[attr-defined]
     assert read_json(folder / "summarize.json")["rows"] > 100
@@ -198,7 +211,13 @@ def test_a_result_that_cannot_be_kept_is_told(project_root: Path) -> None:
 
 
 def test_jobs_that_do_nothing_are_a_turn_too(tmp_path: Path) -> None:
-    needs = {"retrieve": "", "train": "dataset, params", "evaluate": "model, dataset", "predict": "release, requests", "register": "predictions"}
+    needs = {
+        "retrieve": "",
+        "train": "dataset, params",
+        "evaluate": "model, dataset",
+        "predict": "release, requests",
+        "register": "predictions",
+    }
     jobs = {f"src/jobs/{name}.py": f"def {name}({arguments}): ..." for name, arguments in needs.items()}
     root = write_project(tmp_path / "nothing", {**jobs, "src/jobs/optimize.py": ""})
     record = turn(Project.open(root), now=START, reason="first")

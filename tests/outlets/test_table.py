@@ -71,7 +71,9 @@ def test_nothing_to_write_makes_no_table(url: str) -> None:
 def test_a_table_with_other_columns_is_refused_and_left_alone(url: str) -> None:
     if url.startswith("duckdb"):
         with duckdb.connect(url.removeprefix("duckdb:///")) as connection:
-            connection.execute("CREATE TABLE predictions (prediction_id INTEGER, key VARCHAR); INSERT INTO predictions VALUES (1, 'mine')")
+            connection.execute(
+                "CREATE TABLE predictions (prediction_id INTEGER, key VARCHAR); INSERT INTO predictions VALUES (1, 'mine')"
+            )
     else:
         engine = sa.create_engine(url)
         with engine.begin() as connection:

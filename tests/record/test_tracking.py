@@ -1,16 +1,10 @@
 from __future__ import annotations
 
-import json
 import math
 import os
-import random
 import shutil
-import signal
 import socket
-import sqlite3
-import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,7 +14,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import meguri
 from meguri.base.errors import TrackingError
 from meguri.record.tracking import Tracking
 
@@ -28,7 +21,6 @@ AT = datetime(2013, 4, 1, 6, tzinfo=UTC)
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 PARAMS = {"model": {"name": "lightgbm", "lr": 0.1, "leaves": None}, "slices": ["origin"], "empty": {}}
 TAGS = {"mlflow.source.git.commit": COMMIT, "mlflow.note.content": "Every('30d'): it is time", "reason": "巡り"}
-SERVER = os.environ.get("MEGURI_MLFLOW")  # a full mlflow's command, in an environment of its own
 
 
 @pytest.fixture(autouse=True)
@@ -37,24 +29,10 @@ def _no_address_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-@pytest.fixture(scope="session")
-def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store that MLflow has just made: its migrations take seconds, so once is enough."""
-    folder = tmp_path_factory.mktemp("fresh")
-    address = os.environ.pop("MLFLOW_TRACKING_URI", None)
-    tracking = Tracking(f"sqlite:///{folder}/mlflow.db", "flights", folder)
-    with pytest.raises(TrackingError, match="no run"):
-        tracking.finish("0" * 32, "FAILED", AT)
-    assert [path.name for path in folder.iterdir() if path.suffix != ".lock"] == ["mlflow.db"]
-    if address:
-        os.environ["MLFLOW_TRACKING_URI"] = address
-    return folder / "mlflow.db"
-
-
-def embedded(fresh: Path, folder: Path, experiment: str = "flights") -> Tracking:
+def embedded(mlflow_store: Path, folder: Path, experiment: str = "flights") -> Tracking:
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "mlflow.db").exists():
-        shutil.copy(fresh, folder / "mlflow.db")
+        shutil.copy(mlflow_store, folder / "mlflow.db")
     return Tracking(f"sqlite:///{folder}/mlflow.db", experiment, folder / "my runs")
 
 
@@ -64,46 +42,20 @@ def client(folder: Path) -> Any:
     return mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db")
 
 
-@pytest.fixture(params=["written straight", "through the client", "through a server"])
-def tracking(request: pytest.FixtureRequest, fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tracking:
+@pytest.fixture(
+    params=["written straight", "through the client", pytest.param("through a server", marks=pytest.mark.slow)]
+)
+def tracking(
+    request: pytest.FixtureRequest, mlflow_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Tracking:
     if request.param == "through a server":
-        if not SERVER:
+        if not os.environ.get("MEGURI_MLFLOW"):
             pytest.skip("MEGURI_MLFLOW names no mlflow command")
-        return Tracking(request.getfixturevalue("server"), tmp_path.name, tmp_path / "unused")
-    made = embedded(fresh, tmp_path)
+        return Tracking(request.getfixturevalue("mlflow_server"), tmp_path.name, tmp_path / "unused")
+    made = embedded(mlflow_store, tmp_path)
     if request.param == "through the client":
         monkeypatch.setenv("MLFLOW_REGISTRY_URI", made.uri)
     return made
-
-
-@pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("server")
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    env |= {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    command = [str(SERVER), "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "kept")]
-    process = subprocess.Popen(
-        command,
-        cwd=folder,
-        env=env,
-        start_new_session=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert process.stdout is not None
-    try:
-        for line in process.stdout:
-            if "startup complete" in line:
-                break
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
 
 
 def release(folder: Path) -> Path:
@@ -145,8 +97,8 @@ def test_a_turn_reads_back_whole(tracking: Tracking, tmp_path: Path) -> None:
     assert list(run["tags"]) == sorted(run["tags"])
 
 
-def test_a_user_of_mlflow_finds_all_that_he_expects(fresh: Path, tmp_path: Path) -> None:
-    ident = whole_turn(embedded(fresh, tmp_path), tmp_path)
+def test_a_user_of_mlflow_finds_all_that_he_expects(mlflow_store: Path, tmp_path: Path) -> None:
+    ident = whole_turn(embedded(mlflow_store, tmp_path), tmp_path)
     mlflow = client(tmp_path)
     experiment = mlflow.get_experiment_by_name("flights")
     (found,) = mlflow.search_runs([experiment.experiment_id], "metrics.loss < 0.4 and params.seed = '1'")
@@ -165,86 +117,6 @@ def test_a_user_of_mlflow_finds_all_that_he_expects(fresh: Path, tmp_path: Path)
     kept = Path(mlflow.get_model_version_download_uri("flights", version.version))
     assert (kept / "data" / "model.onnx").read_bytes() == bytes(range(256))
     assert version.version == mlflow.get_registered_model("flights").aliases["champion"]
-
-
-def rows(folder: Path) -> dict[str, list[str]]:
-    """Every row of the store; ids, the folder and the moments that the clock gave are replaced."""
-    with closing(sqlite3.connect(folder / "mlflow.db")) as store:
-        store.row_factory = sqlite3.Row
-        tables = [name for (name,) in store.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        ids = [str(ident) for (ident,) in store.execute("SELECT run_uuid FROM runs ORDER BY name")]
-        found: dict[str, list[str]] = {}
-        for table in tables:
-            found[table] = []
-            for row in store.execute(f"SELECT * FROM {table}"):
-                cells = {name: row[name] for name in row.keys()}  # noqa: SIM118
-                for name in cells.keys() & {"creation_time", "last_update_time", "last_updated_time"}:
-                    cells[name] = "now"
-                if table == "experiments" and cells["experiment_id"] == 0:
-                    continue  # made with the store
-                text = json.dumps(cells, ensure_ascii=False).replace(str(folder), "FOLDER")
-                for number, ident in enumerate(ids):
-                    text = text.replace(ident, f"RUN{number}")
-                found[table].append(text)
-            found[table].sort()
-        return found
-
-
-def test_every_row_is_the_one_that_mlflow_writes(fresh: Path, tmp_path: Path) -> None:
-    from mlflow.entities import Metric, Param, RunTag
-
-    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
-    straight = embedded(fresh, ours)
-    embedded(fresh, theirs)
-    millis = int(AT.timestamp()) * 1000
-    own = {"mlflow.user": "root", "mlflow.source.name": "main.py", "mlflow.source.type": "LOCAL", **TAGS}
-    points: list[tuple[str, float, int, int]] = [
-        ("loss", 0.5, 0, 0),
-        ("loss", 0.4, 1, 1),
-        ("loss", 0.9, 2, 0),  # an older step, later: not the latest
-        ("loss", 0.4, 1, 1),  # told twice
-        ("loss", 0.3, 1, 1),  # another value of the same moment and step
-        ("nan", math.nan, 0, 0),
-        ("nan", math.nan, 0, 0),
-        ("back", math.nan, 0, 0),
-        ("back", 1.0, 1, 0),
-        ("inf", math.inf, 0, 0),
-        ("ninf", -math.inf, 0, 0),
-        ("a b/c-d.e:f", 3.0, 0, 7),
-    ]
-    for name in ("one", "two"):
-        run = straight.start(name, params={"lr": "0.1", "n": "1"}, tags=own, at=AT)
-        for key, value, after, step in points:
-            straight.log(run, metrics={key: value}, at=AT + timedelta(milliseconds=after), step=step)
-        straight.log(
-            run, metrics={}, params={"lr": "0.1", "late": "2"}, tags={"reason": "changed", "new": "tag"}, at=AT
-        )
-        straight.register(run, release(ours / name), f"r-{name}", {"verdict": "pass"})
-        for alias in ("champion", "challenger"):
-            straight.alias(alias, f"r-{name}")
-        straight.finish(run, "FAILED", AT + timedelta(seconds=9))
-    straight.alias("challenger", None)
-
-    mlflow = client(theirs)
-    experiment = mlflow.create_experiment("flights", artifact_location=str(theirs / "my runs"))
-    mlflow.create_registered_model("flights")
-    for name in ("one", "two"):
-        run = mlflow.create_run(experiment, start_time=millis, tags=own, run_name=name).info.run_id
-        mlflow.log_batch(run, params=[Param("lr", "0.1"), Param("n", "1")])
-        for key, value, after, step in points:
-            mlflow.log_batch(run, metrics=[Metric(key, value, millis + after, step)])
-        late = [Param("lr", "0.1"), Param("late", "2")]
-        mlflow.log_batch(run, params=late, tags=[RunTag("reason", "changed"), RunTag("new", "tag")])
-        source = f"{mlflow.get_run(run).info.artifact_uri}/releases/r-{name}"
-        tags = {"verdict": "pass", "release_id": f"r-{name}"}
-        version = mlflow.create_model_version("flights", source, run, tags=tags).version
-        for alias in ("champion", "challenger"):
-            mlflow.set_registered_model_alias("flights", alias, version)
-        mlflow.set_terminated(run, "FAILED", millis + 9000)
-    mlflow.delete_registered_model_alias("flights", "challenger")
-
-    assert rows(ours) == rows(theirs)
-    assert sum(map(len, rows(ours).values())) > 50
 
 
 def test_a_run_of_the_same_name_goes_on(tracking: Tracking) -> None:
@@ -341,13 +213,13 @@ NAMES = st.one_of(st.text(max_size=12), st.text("./.. :a", max_size=5), st.text(
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(NAMES, st.floats(), max_size=4), st.dictionaries(NAMES, st.text(max_size=9), max_size=4))
 def test_any_name_becomes_one_that_mlflow_takes(
-    fresh: Path, tmp_path: Path, metrics: dict[str, float], params: dict[str, str]
+    mlflow_store: Path, tmp_path: Path, metrics: dict[str, float], params: dict[str, str]
 ) -> None:
     import mlflow.utils.validation
 
     judge: Any = mlflow.utils.validation
 
-    tracking = embedded(fresh, tmp_path)
+    tracking = embedded(mlflow_store, tmp_path)
     name = f"run {len(tracking.runs(1000))}"
     run = tracking.start(name, params=params, tags=params, at=AT)
     tracking.log(run, metrics=metrics, at=AT)
@@ -375,8 +247,8 @@ def test_artifacts_are_copied_whole(tracking: Tracking, tmp_path: Path) -> None:
         assert files == {"MLmodel": 12, "deep/er/MLmodel": 7, "deep/er/data/model.onnx": 256}
 
 
-def test_an_artifact_that_cannot_be_written_leaves_nothing(fresh: Path, tmp_path: Path) -> None:
-    tracking = embedded(fresh, tmp_path)
+def test_an_artifact_that_cannot_be_written_leaves_nothing(mlflow_store: Path, tmp_path: Path) -> None:
+    tracking = embedded(mlflow_store, tmp_path)
     run = tracking.start("a", params={}, tags={}, at=AT)
     folder = Path(tracking.run("a")["artifacts"])
     (folder / "MLmodel").mkdir(parents=True)
@@ -385,32 +257,14 @@ def test_an_artifact_that_cannot_be_written_leaves_nothing(fresh: Path, tmp_path
     assert [path.name for path in folder.rglob("*")] == ["MLmodel"]
 
 
-def test_an_artifact_goes_where_the_experiment_keeps_them(fresh: Path, tmp_path: Path) -> None:
-    tracking = embedded(fresh, tmp_path)
+def test_an_artifact_goes_where_the_experiment_keeps_them(mlflow_store: Path, tmp_path: Path) -> None:
+    tracking = embedded(mlflow_store, tmp_path)
     client(tmp_path).create_experiment("flights", artifact_location=f"file://{tmp_path}/else%20where")
     run = tracking.start("a", params={}, tags={}, at=AT)
     tracking.register(run, release(tmp_path / "bundle"), "r-1", {})
     (kept,) = (tmp_path / "else where" / run / "artifacts" / "releases").iterdir()
     assert (kept / "MLmodel").read_text() == "flavors: {}\n"
     assert [each.path for each in client(tmp_path).list_artifacts(run, "releases")] == ["releases/r-1"]
-
-
-def test_a_project_that_was_moved_keeps_its_new_files_with_it(fresh: Path, tmp_path: Path) -> None:
-    embedded(fresh, tmp_path / "old").start("a", params={}, tags={}, at=AT)
-    (tmp_path / "old").rename(tmp_path / "new")
-    tracking = embedded(fresh, tmp_path / "new")
-    run = tracking.start("b", params={}, tags={}, at=AT)
-    tracking.artifacts(run, release(tmp_path / "bundle"))
-    assert not (tmp_path / "old").exists()
-    assert [path.name for path in (tmp_path / "new" / "my runs").iterdir()] == [run]
-
-
-def test_the_address_in_the_environment_wins(fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    there = embedded(fresh, tmp_path / "there")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", there.uri)
-    Tracking("http://nowhere.invalid", "flights", tmp_path).start("a", params={}, tags={}, at=AT)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    assert there.run("a")["name"] == "a"
 
 
 def test_looking_makes_no_store(tmp_path: Path) -> None:
@@ -433,39 +287,6 @@ def test_an_experiment_in_the_bin_says_how_to_restore_it(tracking: Tracking) -> 
     assert "experiments restore" in caught.value.fix
 
 
-def test_another_schema_is_left_to_mlflow_which_says_what_to_do(fresh: Path, tmp_path: Path) -> None:
-    embedded(fresh, tmp_path)
-    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as store, store:
-        store.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")
-    with pytest.raises(TrackingError, match="out-of-date") as caught:
-        embedded(fresh, tmp_path).start("a", params={}, tags={}, at=AT)
-    assert caught.value.fix is not None
-    assert "mlflow db upgrade" in caught.value.fix
-
-
-def test_a_file_that_is_no_store_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "mlflow.db").write_text("this is no database, and long enough to be seen as none" * 9)
-    with pytest.raises(TrackingError, match="cannot be used: file is not a database"):
-        Tracking(f"sqlite:///{tmp_path}/mlflow.db", "flights", tmp_path).start("a", params={}, tags={}, at=AT)
-
-
-def test_a_database_of_something_else_is_not_written_straight(tmp_path: Path) -> None:
-    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as store, store:
-        store.execute("CREATE TABLE runs (wrong)")
-    with pytest.raises(TrackingError, match="MLflow refused"):
-        Tracking(f"sqlite:///{tmp_path}/mlflow.db", "flights", tmp_path).start("a", params={}, tags={}, at=AT)
-
-
-def test_a_full_disk_leaves_nothing_of_the_run(fresh: Path, tmp_path: Path) -> None:
-    tracking = embedded(fresh, tmp_path)
-    tracking.start("a", params={}, tags={}, at=AT)
-    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as store, store:
-        store.execute("CREATE TRIGGER full BEFORE INSERT ON tags BEGIN SELECT raise(ABORT, 'disk is full'); END")
-    with pytest.raises(TrackingError, match="disk is full"):
-        tracking.start("b", params={"x": 1}, tags={"y": 2}, at=AT)
-    assert [run["name"] for run in tracking.runs()] == ["a"]
-
-
 def test_a_server_that_does_not_answer_is_named_without_its_password(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -476,86 +297,3 @@ def test_a_server_that_does_not_answer_is_named_without_its_password(
         with pytest.raises(TrackingError, match="MLflow refused") as caught:
             tracking.runs()
     assert "hunter2" not in str(caught.value)
-
-
-def test_mlflow_is_not_imported_to_write_and_read_an_existing_store(fresh: Path, tmp_path: Path) -> None:
-    embedded(fresh, tmp_path)
-    release(tmp_path / "bundle")
-    code = f"""
-import sys
-from datetime import UTC, datetime
-from pathlib import Path
-from meguri.record.tracking import Tracking
-folder = Path({str(tmp_path)!r})
-tracking = Tracking(f"sqlite:///{{folder}}/mlflow.db", "flights", folder)
-at = datetime(2013, 4, 1, tzinfo=UTC)
-run = tracking.start("a", params={{}}, tags={{}}, at=at)
-tracking.register(run, folder / "bundle", "r-1", {{}})
-tracking.finish(run, "FINISHED", at)
-tracking.runs()
-assert not {{"mlflow", "sqlalchemy", "pandas", "polars", "numpy"}} & set(sys.modules)
-"""
-    subprocess.run([sys.executable, "-c", code], env=ENV, check=True)
-
-
-ENV = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
-ENV["PYTHONPATH"] = str(Path(meguri.__file__).parents[1])
-WRITER = """
-import sys
-from datetime import UTC, datetime
-from pathlib import Path
-from meguri.record.tracking import Tracking
-folder, who, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-at = datetime(2013, 4, 1, tzinfo=UTC)
-tracking = Tracking(f"sqlite:///{folder}/mlflow.db", "flights", folder / "runs")
-for number in range(count):
-    name = f"{who}-{number}"
-    run = tracking.start(name, params={"a": 1, "b": 2}, tags={"c": 3}, at=at)
-    print("started", name, run, flush=True)
-    tracking.log(run, metrics={"x": 1, "y": 2}, tags={"z": 3}, at=at)
-    tracking.finish(run, "FINISHED", at)
-    print("done", name, run, flush=True)
-"""
-
-
-def writer(folder: Path, who: str, count: int) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", WRITER, str(folder), who, str(count)]
-    return subprocess.Popen(command, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def test_six_processes_open_a_fresh_store_at_once(tmp_path: Path) -> None:
-    (tmp_path / ".mlflow.db.new").write_text("left by a process that was killed here")
-    started = [writer(tmp_path, "same" if n < 3 else f"own{n}", 4) for n in range(6)]
-    answers = [process.communicate() for process in started]
-    assert [(process.returncode, said[1]) for process, said in zip(started, answers, strict=True)] == [(0, "")] * 6
-    assert len({said[0] for said in answers[:3]}) == 1  # one name, one run
-    runs = Tracking(f"sqlite:///{tmp_path}/mlflow.db", "flights", tmp_path).runs()
-    assert sorted(run["name"] for run in runs) == sorted(
-        f"{who}-{n}" for who in ("same", "own3", "own4", "own5") for n in range(4)
-    )
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".mlflow.db.lock", "mlflow.db"]
-
-
-def test_a_killed_writer_leaves_no_half_written_run_and_another_goes_on(fresh: Path, tmp_path: Path) -> None:
-    tracking = embedded(fresh, tmp_path)
-    chance = random.Random(1)
-    told: list[list[str]] = []
-    for life in range(8):
-        process = writer(tmp_path, str(life), 1000)
-        assert process.stdout is not None
-        said = [process.stdout.readline().split() for _ in range(chance.randrange(1, 30))]
-        process.kill()
-        said += [line.split() for line in process.communicate()[0].splitlines() if line.count(" ") == 2]
-        told += said
-    found = {run["run"]: run for run in tracking.runs(10_000)}
-    for word, name, ident in told:
-        assert found[ident]["name"] == name
-        assert word == "started" or found[ident]["status"] == "FINISHED"
-    for run in found.values():
-        assert run["params"] == {"a": "1", "b": "2"}
-        assert run["tags"]["c"] == "3"
-        assert (run["metrics"], run["tags"].get("z")) in (({}, None), ({"x": 1.0, "y": 2.0}, "3"))
-    for run in [run for run in found.values() if run["status"] == "RUNNING"]:
-        assert tracking.start(run["name"], params={"a": 1}, tags={}, at=AT) == run["run"]
-        tracking.finish(run["run"], "FINISHED", AT)
-    assert {run["status"] for run in tracking.runs(10_000)} == {"FINISHED"}

@@ -29,6 +29,7 @@ EXTRAS = {
     "sklearn": "sklearn",
     "skops": "sklearn",
     "sqlalchemy": "table",
+    "threadpoolctl": "sklearn",
 }
 
 

@@ -230,6 +230,10 @@ def _store(root: Path, names: list[str]) -> dict[str, str]:
             with repo.config.edit() as config:
                 config["remote"]["outputs"] = {"url": os.path.relpath(root / "outputs" / "dvc")}
                 config["core"]["remote"] = "outputs"
+        with need("dvc.repo").lock_repo(repo):
+            for store in (root / "outputs" / "dvc", root / ".dvc" / "cache"):
+                for draft in store.rglob(".*.tmp"):
+                    draft.unlink()  # a copy that a killed process did not finish
         # without relink=False DVC removes each file and links it back from its cache: a kill in between loses it
         stages = repo.add([str(path) for path in paths], relink=False)
         hashes = {stage.outs[0].fspath: stage.outs[0].hash_info for stage in stages}

@@ -44,6 +44,7 @@ class Project:
         self.outputs = outputs or root / "outputs"
         self.data = data or root / "data"
         self._releases: dict[str, Release] = {}
+        self._settings: dict[tuple[str, ...], Settings] = {}
 
     @classmethod
     def open(cls, path: str | Path = ".", *, outputs: Path | None = None, data: Path | None = None) -> Project:
@@ -70,12 +71,17 @@ class Project:
         """The settings as Hydra composes them with these overrides, judged by the project's ``Config``."""
         from meguri.loop import settings as loader
 
+        seen = (loader.fingerprint(self.root), *overrides)
+        if seen in self._settings:
+            return self._settings[seen]
         kind = loader.Settings
         if (self.root / "src" / "configurations.py").is_file():
             kind = import_from(self.root, "src.configurations", "Config")
         judged = loader.load(self.root, kind, overrides)
-        if not overrides and self.live:
-            loader.remember(self._kept, self.root, judged)
+        if not loader.reads_environment(self.root):
+            self._settings = {seen: judged}
+            if not overrides:
+                loader.remember(self._kept, self.root, judged)
         return judged
 
     @property

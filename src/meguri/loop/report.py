@@ -13,7 +13,7 @@ import polars as pl
 from meguri.base.files import write_atomic
 from meguri.loop import plots
 from meguri.loop.story import METRICS, PolicyResult, Story, finite
-from meguri.loop.words import HIGHER_IS_BETTER, Language, Words
+from meguri.loop.words import Language, Words, rises
 
 DRIFTED = 0.2
 MOST_TURNS = 40  # rows of the timeline
@@ -166,7 +166,7 @@ def _gap(story: Story, words: Words, metric: str) -> str:
     mine, theirs = story.loop.metrics.get(metric), story.policies[other].metrics.get(metric) if other else None
     if other is None or "–" in (_show(mine, metric), _show(theirs, metric)) or mine is None or theirs is None:
         return ""
-    gap = (mine - theirs) * (1 if metric in HIGHER_IS_BETTER else -1)
+    gap = (mine - theirs) * (1 if rises(metric) else -1)
     size, policy = _show(abs(gap), metric), words.name("policy", other)
     if not float(size.replace(",", "")):
         return words("same_as", policy=policy)

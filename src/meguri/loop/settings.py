@@ -312,10 +312,14 @@ def fingerprint(root: Path) -> str:
     return digest.hexdigest()
 
 
+def reads_environment(root: Path) -> bool:
+    """Whether the settings depend on more than their files, so that they must be composed anew each time."""
+    return any("${oc." in file.read_text(encoding="utf-8") for file in (root / "hydra").rglob("*.yaml"))
+
+
 def remember(path: Path, root: Path, settings: Settings) -> None:
-    """Keep the judged settings, so that a tick with nothing to do need not import Hydra; not if they read the environment."""
-    if not any("${oc." in file.read_text(encoding="utf-8") for file in (root / "hydra").rglob("*.yaml")):
-        write_json(path, {"fingerprint": fingerprint(root), "settings": settings.model_dump(mode="json")})
+    """Keep the judged settings, so that a tick with nothing to do need not import Hydra."""
+    write_json(path, {"fingerprint": fingerprint(root), "settings": settings.model_dump(mode="json")})
 
 
 def recall(path: Path, root: Path) -> dict[str, Any] | None:

@@ -100,11 +100,14 @@ class Story:
             "until": self.until.isoformat(),
             "step_seconds": self.step.total_seconds(),
             "created": self.created.isoformat(),
-            "turns": [asdict(turn) | {"time": turn.time.isoformat()} for turn in self.loop.turns],
+            "turns": [
+                asdict(t) | {"time": t.time.isoformat()} | finite({"gain": t.gain, "low": t.low, "high": t.high})
+                for t in self.loop.turns
+            ],
             "predictions": self.labels.get("predictions", 0),
             "labels": dict(self.labels),
             "quarantined": dict(self.quarantined),
-            "drift": {name: dict(months) for name, months in self.drift.items()},
+            "drift": {name: finite(months) for name, months in self.drift.items()},
         }
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Literal
 
 from meguri.base.errors import SettingsError
+from meguri.record.metrics import METRICS
 
 Language = Literal["en", "ja"]
 
 MONTHS = "JanFebMarAprMayJunJulAugSepOctNovDec"  # strftime's names depend on the machine's locale
-HIGHER_IS_BETTER = frozenset({"auc", "accuracy"})
 
 
 @cache
@@ -21,6 +21,11 @@ def table() -> dict[str, dict[str, str]]:
     """Language -> key -> text."""
     found: dict[str, dict[str, str]] = json.loads(Path(__file__).with_name("words.json").read_text(encoding="utf-8"))
     return found
+
+
+def rises(metric: str) -> bool:
+    """Whether a higher value of the metric is a better one."""
+    return metric in METRICS and METRICS[metric].better == "higher"
 
 
 class Words:
@@ -48,7 +53,7 @@ class Words:
 
     def better(self, metric: str) -> str:
         """``higher`` or ``lower``: which values of the metric are better."""
-        return self("higher" if metric in HIGHER_IS_BETTER else "lower")
+        return self("higher" if rises(metric) else "lower")
 
     def join(self, parts: list[str]) -> str:
         """``a, b and c``."""

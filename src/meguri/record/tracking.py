@@ -32,7 +32,7 @@ _KEY, _PARAM, _TAG = 250, 6000, 8000
 class Tracking:
     """The record of one project's runs in an MLflow store.
 
-    ``uri`` is any tracking URI of MLflow; MLFLOW_TRACKING_URI, when set, wins over it. ``artifacts`` is the folder of
+    ``uri`` is any tracking URI of MLflow. ``artifacts`` is the folder of
     the runs' files, unless a server or the experiment keeps them elsewhere. A ``sqlite:///`` store is made at the
     first write, and written without importing MLflow. Names, parameters and tags have their secrets masked, and are
     cut with a note where they are longer than MLflow allows. Every method raises TrackingError when the store cannot
@@ -40,7 +40,7 @@ class Tracking:
     """
 
     def __init__(self, uri: str, experiment: str, artifacts: Path) -> None:
-        self.uri = os.environ.get("MLFLOW_TRACKING_URI") or uri
+        self.uri = uri
         self.experiment = experiment
         self.model = re.sub("[/:]", "-", experiment)  # the registered model; MLflow allows neither in its name
         self._root = str(artifacts.absolute())

@@ -11,5 +11,6 @@ def test_a_turn_releases_a_model_and_predicts(tmp_path, now):
     small = ["data.start=2024-01-01", "optimize.trials=2", "model.params.n_estimators=20"]
     record = turn(project, now=now, reason="test", overrides=small)
     assert record.status == "done"
+    assert record.verdict == "pass"
     assert record.release == project.champion()
     assert project.ledger.awaited(as_of=now).count == 7  # the rows of the next loop.step

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 
 import pandas as pd
 from sklearn.pipeline import Pipeline, make_pipeline
+
 from src.models.preprocess import preprocess
 
 

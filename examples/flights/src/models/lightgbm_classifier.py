@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lightgbm import LGBMClassifier
+
 from src.models.base_model import BaseModel
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from sklearn.metrics import log_loss
-from src.models.lightgbm_classifier import LightgbmClassifier
-from src.optimizer.schema import SPACE
 
 from meguri.loop.search import search
+from src.models.lightgbm_classifier import LightgbmClassifier
+from src.optimizer.schema import SPACE
 
 ROWS = 40_000  # enough to rank parameters, and a quarter of the time
 
@@ -20,5 +20,5 @@ def tune(dataset, settings, study) -> dict:
         return log_loss(dataset.valid.y, model.predict_proba(dataset.valid.X)[:, 1])
 
     limits = {"trials": settings.optimize.trials, "timeout": settings.optimize.timeout}
-    found = search(SPACE, objective, **limits, **study, seed=settings.seed)
+    found = search(SPACE, objective, **limits, **study)
     return {**settings.model.params, **found}

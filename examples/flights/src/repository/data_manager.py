@@ -16,15 +16,10 @@ VERSION = "1"  # of the feature table: change it with the features, and the tabl
 # feature: (the mean of which events, with the same what, over the last how long)
 RECENT = {
     "origin_delay": ("departed", ["origin"], "2h"),
-    "city_delay": ("departed", ["city"], "2h"),
     "carrier_delay": ("departed", ["origin", "carrier"], "6h"),
     "arrival_delay": ("landed", ["origin"], "4h"),
     "dest_delay": ("landed", ["dest"], "6h"),
-    "flight_delay": ("landed", ["carrier", "number", "dest"], "30d"),
-    "flight_late": ("late", ["carrier", "number", "dest"], "30d"),
 }
-# whose flights are past their time and have not left (how many: _waiting; the minutes they have lost: _waited)
-WAITING = {"origin": ["origin"], "carrier": ["origin", "carrier"], "city": ["city"]}
 SCHEDULE = ["flight", "origin", "carrier", "dest", "hour", "weekday", "distance", "planned_minutes"]
 WEATHER = ["temp", "humid", "wind_speed", "precip", "visib"]
 
@@ -65,7 +60,6 @@ def moments(flights: pl.DataFrame) -> pl.DataFrame:
     flights = flights.rename({"flight": "number"}).with_columns(
         due=utc("time_hour") + pl.duration(minutes="minute"),
         zone=pl.col("zone").fill_null("America/Puerto_Rico"),  # the four airports of which the source has no zone
-        city=pl.lit("NYC"),
     )
     flights = pl.concat(
         part.with_columns(there=minutes(pl.col("due").dt.convert_time_zone(zone).dt.replace_time_zone(None)))
@@ -93,7 +87,6 @@ def features(flights: pl.DataFrame, weather: pl.DataFrame) -> pl.DataFrame:
         for kind, at, value in (
             ("departed", "left_at", pl.col("dep_delay").clip(-60, 180)),  # cut: one lost day is no trend
             ("landed", "landed_at", pl.col("arr_delay").clip(-60, 180)),
-            ("late", "landed_at", pl.col("late")),
         )
     }
     known = weather.sort("time_hour").with_columns(at=pl.col("time_hour") + pl.duration(hours=1))  # its hour is over
@@ -101,7 +94,6 @@ def features(flights: pl.DataFrame, weather: pl.DataFrame) -> pl.DataFrame:
         [
             rows.select("asked_at", "landed_at", "late", *SCHEDULE),
             *(mean(rows, events[kind], by, window, name) for name, (kind, by, window) in RECENT.items()),
-            *(waiting(rows, by, name) for name, by in WAITING.items()),
             last(rows, known, ["origin"], WEATHER, tolerance="3h"),
         ],
         how="horizontal",
@@ -128,15 +120,3 @@ def mean(rows: pl.DataFrame, events: pl.DataFrame, by: list[str], window: str, n
     sums = events.with_columns(pl.col("n", "value").cum_sum().over(by))
     upto, before = (last(rows, sums, by, ["n", "value"], ago=ago).fill_null(0) for ago in ("0h", window))
     return (upto - before).select(pl.when(pl.col("n") > 0).then((pl.col("value") / pl.col("n")).round(2)).alias(name))
-
-
-def waiting(rows: pl.DataFrame, by: list[str], name: str) -> pl.DataFrame:
-    """The flights due in the last 6 hours that have not left: how many, and the minutes they have waited together."""
-    due, given_up = minutes(pl.col("due")), pl.col("due") + pl.duration(hours=6)  # nobody says when one is cancelled
-    goes = pl.min_horizontal(pl.max_horizontal(pl.col("left_at").fill_null(given_up), "due"), given_up)
-    events = pl.concat([rows.select(*by, at="due", n=1, value=due), rows.select(*by, at=goes, n=-1, value=-due)]).sort(
-        "at"
-    )
-    sums = last(rows, events.with_columns(pl.col("n", "value").cum_sum().over(by)), by, ["n", "value"]).fill_null(0)
-    waited = pl.col("n") * rows.select(minutes(pl.col("asked_at"))).to_series() - pl.col("value")
-    return sums.select(pl.col("n").cast(pl.Int64).alias(f"{name}_waiting"), waited.alias(f"{name}_waited"))

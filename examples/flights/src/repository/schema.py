@@ -9,11 +9,8 @@ import polars as pl
 
 from meguri import Contract
 
-MINUTES = {
-    "ge": -60,
-    "le": 180,
-    "nullable": True,
-}  # a mean of delays, cut to this range; null where nothing had happened yet
+# a mean of delays, cut to this range; null where nothing had happened yet
+MINUTES = {"ge": -60, "le": 180, "nullable": True}
 
 
 class Flight(pa.DataFrameModel):
@@ -28,18 +25,9 @@ class Flight(pa.DataFrameModel):
     distance: int = pa.Field(ge=50, le=6000)  # miles
     planned_minutes: int = pa.Field(ge=30, le=900)
     origin_delay: float = pa.Field(**MINUTES)
-    city_delay: float = pa.Field(**MINUTES)
     carrier_delay: float = pa.Field(**MINUTES)
     arrival_delay: float = pa.Field(**MINUTES)
     dest_delay: float = pa.Field(**MINUTES)
-    flight_delay: float = pa.Field(**MINUTES)
-    flight_late: float = pa.Field(ge=0, le=1, nullable=True)
-    origin_waiting: int = pa.Field(ge=0)
-    origin_waited: int = pa.Field(ge=0)
-    carrier_waiting: int = pa.Field(ge=0)
-    carrier_waited: int = pa.Field(ge=0)
-    city_waiting: int = pa.Field(ge=0)
-    city_waited: int = pa.Field(ge=0)
     temp: float = pa.Field(ge=-60, le=130, nullable=True)  # degrees Fahrenheit
     humid: float = pa.Field(ge=0, le=100, nullable=True)
     wind_speed: float = pa.Field(ge=0, le=150, nullable=True)  # miles an hour
