@@ -83,5 +83,5 @@ def test_the_tracking_address_in_the_environment_wins_but_not_in_a_replay(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     assert Project.open(project_root).tracking.uri == "http://127.0.0.1:9"
-    own = Project.open(project_root, outputs=project_root / "outputs" / "replay" / "loop")
+    own = Project(project_root, outputs=project_root / "outputs" / "replay" / "loop")
     assert own.tracking.uri.startswith("sqlite:///")

@@ -1,4 +1,4 @@
-"""MLflow's own parts for the tests of the record: a store that it made, and its server."""
+"""MLflow's own parts for the tests of the record (a store that it made, and its server), and two releases."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from meguri.base.errors import TrackingError
+from meguri.record.release import Release
 from meguri.record.tracking import Tracking
 
 
@@ -60,3 +61,25 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Release:
+    """A release as an ONNX graph, made once."""
+    from record.releases import boosted, build, fit
+
+    return build(fit(boosted()), tmp_path_factory.mktemp("releases") / "r1")
+
+
+@pytest.fixture(scope="session")
+def slow(tmp_path_factory: pytest.TempPathFactory) -> Release:
+    """A release kept as skops, made once."""
+    from record.releases import build, fit, scaled_trees
+
+    return build(fit(scaled_trees()), tmp_path_factory.mktemp("releases") / "r2")
+
+
+@pytest.fixture(params=["onnx", "skops"])
+def either(request: pytest.FixtureRequest, made: Release, slow: Release) -> Release:
+    """Each of the two."""
+    return made if request.param == "onnx" else slow

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
+
+SHORT = 24  # a longer cell may be folded
+WIDE = 140  # columns, where the output is no terminal
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for a machine to read.")]
 Folder = Annotated[str, typer.Option("--project", "-p", help="The project's folder.")]
@@ -27,11 +31,14 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
     drawn = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for place, column in enumerate(columns):
         numeric = bool(rows) and all(isinstance(row[place], int | float | None) for row in rows)
-        drawn.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        long = max((len(text(row[place])) for row in rows), default=0) > SHORT
+        drawn.add_column(
+            column, justify="right" if numeric else "left", overflow="fold", no_wrap=not long, ratio=1 if long else None
+        )
     for row in rows:
         drawn.add_row(*(Text(text(cell)) for cell in row))
-    console = Console()
-    console.print(drawn, width=None if console.is_terminal else max(120, console.width))
+    terminal = sys.stdout.isatty()
+    Console(width=None if terminal else WIDE).print(drawn)
 
 
 def text(value: object) -> str:

@@ -18,7 +18,7 @@ class Progress:
 
     def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet
-        self._month: tuple[str, str] | None = None
+        self._months: dict[str, str] = {}
         self._tasks: dict[str, Any] = {}
         self._bars: Any = None
         if not quiet and sys.stdout.isatty():
@@ -50,8 +50,8 @@ class Progress:
             if policy not in self._tasks:
                 self._tasks[policy] = self._bars.add_task(policy, total=1.0, at="", doing="")
             self._bars.update(self._tasks[policy], completed=share, at=f"{at:%Y-%m-%d}", doing=doing)
-        elif not self._quiet and self._month != (policy, f"{at:%Y-%m}"):
-            self._month = (policy, f"{at:%Y-%m}")
+        elif not self._quiet and self._months.get(policy) != f"{at:%Y-%m}":
+            self._months[policy] = f"{at:%Y-%m}"
             typer.echo(f"{policy}: {at:%Y-%m}")
 
 

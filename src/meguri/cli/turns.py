@@ -24,6 +24,8 @@ Now = Annotated[
     ),
 ]
 
+Overrides = Annotated[list[str] | None, typer.Argument(help="Settings to change: key=value.", metavar="[KEY=VALUE]…")]
+
 
 def add_to(app: typer.Typer) -> None:
     """Add this file's commands."""
@@ -32,9 +34,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def turn(
-    overrides: Annotated[
-        list[str] | None, typer.Argument(help="Settings to change for this turn: key=value.", metavar="[KEY=VALUE]…")
-    ] = None,
+    overrides: Overrides = None,
     why: Annotated[str, typer.Option("--why", help="The reason, kept with the run.")] = "by hand",
     now: Now = None,
     project: show.Folder = ".",
@@ -103,6 +103,8 @@ def loop(
 
 
 def replay(
+    overrides: Overrides = None,
+    *,
     since: Annotated[str, typer.Option("--from", help="The first moment of the replay.", metavar="TIME")],
     until: Annotated[str, typer.Option("--to", help="The moment at which it ends.", metavar="TIME")],
     step: Annotated[
@@ -153,6 +155,7 @@ def replay(
             policies=policies,
             always=clock.duration(always) if always else None,
             score_from=clock.moment(score_from) if score_from else start,
+            overrides=overrides or [],
             language="ja" if language == "ja" else "en",
             progress=progress,
         )

@@ -35,11 +35,15 @@ class Outlet(Protocol):
 class Project:
     """A project's folder and what it keeps its state in.
 
-    ``outputs`` and ``data`` default to the folders of the layout; a replay hands in others, so that it never touches what is live.
+    ``outputs`` and ``data`` default to the folders of the layout; a replay hands in others, so that it never touches what is
+    live. ``overrides`` hold for all that is done with it.
     """
 
-    def __init__(self, root: Path, *, outputs: Path | None = None, data: Path | None = None) -> None:
+    def __init__(
+        self, root: Path, *, outputs: Path | None = None, data: Path | None = None, overrides: Sequence[str] = ()
+    ) -> None:
         self.root = root
+        self.overrides = tuple(overrides)
         self.live = outputs is None
         self.outputs = outputs or root / "outputs"
         self.data = data or root / "data"
@@ -47,7 +51,7 @@ class Project:
         self._settings: dict[tuple[str, ...], Settings] = {}
 
     @classmethod
-    def open(cls, path: str | Path = ".", *, outputs: Path | None = None, data: Path | None = None) -> Project:
+    def open(cls, path: str | Path = ".") -> Project:
         """The project in ``path`` or the nearest folder above it; imports no code of the user's and no heavy library.
 
         Raises ProjectError when there is none.
@@ -55,7 +59,7 @@ class Project:
         start = Path(path).resolve()
         for folder in [start, *start.parents]:
             if (folder / "hydra" / "default.yaml").is_file() and (folder / "src" / "jobs").is_dir():
-                return cls(folder, outputs=outputs, data=data)
+                return cls(folder)
         raise ProjectError(
             "this is no Meguri project: no hydra/default.yaml beside src/jobs, here or above",
             where=start,
@@ -71,6 +75,7 @@ class Project:
         """The settings as Hydra composes them with these overrides, judged by the project's ``Config``."""
         from meguri.loop import settings as loader
 
+        overrides = (*self.overrides, *overrides)
         seen = (loader.fingerprint(self.root), *overrides)
         if seen in self._settings:
             return self._settings[seen]
@@ -92,7 +97,8 @@ class Project:
         """The judged settings as a plain dict: those kept from last time when no file has changed, else composed anew."""
         from meguri.loop import settings as loader
 
-        return loader.recall(self._kept, self.root) or self.settings().model_dump(mode="json")
+        kept = None if self.overrides else loader.recall(self._kept, self.root)
+        return kept or self.settings().model_dump(mode="json")
 
     @cached_property
     def contract(self) -> Contract:

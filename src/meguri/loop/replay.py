@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, wait
 from datetime import datetime, timedelta
-from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,10 +43,13 @@ def replay(
     policies: Mapping[str, str] | None = None,
     always: timedelta | None = None,
     score_from: datetime | None = None,
+    overrides: Sequence[str] = (),
     language: Language = "en",
     progress: Progress = lambda *_: None,
 ) -> dict[str, Any]:
     """Run the loop from ``since`` to ``until`` under each policy; write the report and return the summary.
+
+    The policies run beside each other, in processes of their own.
 
     ``policies`` are further trigger expressions by name; ``always`` is how often a baseline that releases without a gate
     retrains (none: no such baseline). Live metrics count predictions from ``score_from`` on. All state goes to
@@ -54,8 +59,9 @@ def replay(
         raise SettingsError(
             f"the replay ends at {until:%Y-%m-%d} and begins at {since:%Y-%m-%d}", where="--to", fix="let it end later"
         )
-    settings = project.settings()
-    step = step or clock.duration(settings.loop.step)
+    step = step or clock.duration(project.settings(overrides).loop.step)
+    overrides = (*overrides, f"loop.step={clock.spell(step)}")
+    settings = project.settings(overrides)
     folder = project.outputs / "replay"
     if folder.exists():
         shutil.rmtree(folder)
@@ -64,19 +70,17 @@ def replay(
     plans = {"loop": (settings.loop.triggers, True)} | {name: (text, True) for name, text in (policies or {}).items()}
     if always is not None:
         plans["always"] = (f"Every('{clock.spell(always)}')", False)
+    states = {
+        name: Project(project.root, outputs=folder / name, data=folder / name / "data", overrides=overrides)
+        for name in plans
+    }
+    requests = _requests(states["loop"], score_from, until)  # first, as it also shows that the source can be read
     moments = list(_moments(since, until, step))
-    results = {}
-    for name, (triggers, gate) in plans.items():
-        state = _state(project, folder, name)
-        _run(state, name, moments, until, triggers=triggers, gate=gate, progress=progress)
-        joined = state.ledger.joined(since=score_from, until=until, as_of=until)
-        results[name] = _scored(
-            joined, state.contract.task, _turn_lines(state), sum(t.seconds or 0.0 for t in state.ledger.turns())
-        )
+    _run_all(states, plans, [*moments, until], progress)
 
-    state = _state(project, folder, "loop")
+    results = {name: _lived(state, score_from, until) for name, state in states.items()}
+    state = states["loop"]
     joined = state.ledger.joined(since=score_from, until=until, as_of=until)
-    requests = _all_requests(state, score_from, until)
     results["never"] = _trained_once(state, requests, results["loop"], joined)
     story = Story(
         title=project.root.name,
@@ -103,33 +107,64 @@ def replay(
     return summary
 
 
-def _state(project: Project, folder: Path, name: str) -> Project:
-    """The same project with a state of its own."""
-    return Project(project.root, outputs=folder / name, data=folder / name / "data")
-
-
 def _moments(since: datetime, until: datetime, step: timedelta) -> Iterator[datetime]:
     while since < until:
         yield since
         since += step
 
 
+def _run_all(
+    states: Mapping[str, Project], plans: Mapping[str, tuple[str, bool]], moments: list[datetime], progress: Progress
+) -> None:
+    """Let each policy live through the moments in a process of its own, as many at once as there are cores."""
+    context = get_context("spawn")
+    with context.Manager() as manager, ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:
+        told = manager.Queue()
+        under_way = {
+            pool.submit(
+                _run, name, states[name].root, states[name].outputs, states[name].overrides, *plan, moments, told
+            )
+            for name, plan in plans.items()
+        }
+        while under_way or not told.empty():
+            ended, under_way = wait(under_way, timeout=0.1)
+            while not told.empty():
+                progress(*told.get())
+            for each in ended:
+                if each.exception() is not None:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                each.result()
+
+
 def _run(
-    state: Project,
     name: str,
-    moments: list[datetime],
-    until: datetime,
-    *,
+    root: Path,
+    outputs: Path,
+    overrides: Sequence[str],
     triggers: str,
     gate: bool,
-    progress: Progress,
+    moments: list[datetime],
+    told: Any,
 ) -> None:
-    for place, now in enumerate(moments):
-        told = partial(progress, name, now, place / len(moments))
-        told("")
-        tick(state, now=now, triggers=triggers, gate=gate, say=told)
+    """Tick at every moment but the last, when only the labels that have come are collected."""
+    state = Project(root, outputs=outputs, data=outputs / "data", overrides=overrides)
+    *ticks, until = moments
+    for place, now in enumerate(ticks):
+
+        def tell(doing: str, now: datetime = now, share: float = place / len(ticks)) -> None:
+            told.put((name, now, share, doing))
+
+        tell("")
+        tick(state, now=now, triggers=triggers, gate=gate, say=tell)
     collect(state, now=until)
-    progress(name, until, 1.0, "")
+    told.put((name, until, 1.0, ""))
+
+
+def _lived(state: Project, since: datetime, until: datetime) -> PolicyResult:
+    """What a policy led to, read from its ledger."""
+    joined = state.ledger.joined(since=since, until=until, as_of=until)
+    turns = _turn_lines(state)
+    return _scored(joined, state.contract.task, turns, sum(turn.seconds for turn in turns))
 
 
 def _turn_lines(state: Project) -> list[TurnLine]:
@@ -171,7 +206,7 @@ def _metrics(predictions: pl.DataFrame, task: str) -> dict[str, float | None]:
     return found | {"rows": known.height}
 
 
-def _all_requests(state: Project, since: datetime, until: datetime) -> pl.DataFrame:
+def _requests(state: Project, since: datetime, until: datetime) -> pl.DataFrame:
     """Every row that was predicted, read at once: each has the features of its own moment, whenever it is read."""
     steps = Steps(state, state.settings(), _scratch(state, until, "requests"))
     try:
