@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -95,18 +96,23 @@ def new(
         answers[key] = value
     ask = not yes and not json and sys.stdin.isatty()
     made = scaffold.new(target, answers, template, ask=ask, trust=trust)
+    if not json:
+        typer.echo(f"made {target}")
     trouble = None if template else _lock(made, quiet=json)
     if json:
         show.dump({"project": made, "locked": template is None and trouble is None, "trouble": trouble})
         return
-    typer.echo(f"made {made}")
     if trouble:
         typer.echo(f"warning: {trouble}", err=True)
-    typer.echo(
-        f"next: cd {target} && " + ("make lock && make run" if trouble else "make run")
-        if template is None
-        else f"next: cd {target}"
-    )
+    steps = [(f"cd {shlex.quote(str(target))}", "")]
+    if template is None:
+        steps += [("make lock", "lock the packages")] if trouble else []
+        steps += [
+            ("make run", "make .venv, then turn the loop once on a small real data set"),
+            ("make test", "the project's own tests"),
+            ("README.md", "what is where, and how to make it yours"),
+        ]
+    typer.echo("\n".join(["next:", *(f"  {step:<11}{what}".rstrip() for step, what in steps)]))
 
 
 def update(project: show.Folder = ".", trust: Trust = False, json: show.Json = False) -> None:
@@ -160,13 +166,12 @@ def _name(target: Path) -> str:
 
 def _lock(project: Path, *, quiet: bool) -> str | None:
     """Lock the packages, telling that it takes a while; what went wrong, if anything did."""
-    from rich.console import Console
-
     from meguri.loop import scaffold
 
+    if not quiet:
+        typer.echo("locking the packages (make lock); it may take a minute or two …", err=True)
     try:
-        with Console(stderr=True, quiet=quiet).status("locking the packages (make lock) …"):
-            scaffold.lock(project)
+        scaffold.lock(project)
     except MeguriError as error:
         return str(error)
     return None

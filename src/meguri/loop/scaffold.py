@@ -13,13 +13,11 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import timedelta
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import meguri
-from meguri.base import clock
 from meguri.base.errors import MeguriError, ProjectError
 from meguri.base.extras import need
 from meguri.base.redact import redact
@@ -31,7 +29,6 @@ KEPT = (
     "entry_points.txt",
 )  # what a wheel says of itself; the rest of a dist-info is the installer's
 ANSWERS = ".copier-answers.yml"
-HISTORY = timedelta(days=350)  # how many days of the sample data's made-up time are past when a project is made
 
 
 def new(
@@ -48,7 +45,7 @@ def new(
             "the folder for the new project is already there", where=target, fix="name a folder that is not there yet"
         )
     facts, wheel = _installed()
-    given = {"start": (clock.now() - HISTORY).date().isoformat(), **facts, **answers}
+    given = {**facts, **answers}
     with _box(target) as draft:
         if template is None:
             _render(str(_own_template()), draft, given, ask=ask, trust=False)

@@ -91,7 +91,11 @@ def why(project: Project, *, now: datetime, triggers: str, step: timedelta) -> s
 
 
 def collect(project: Project, *, now: datetime) -> int:
-    """Look for the labels that are due or late, and write those that came; returns how many are new or corrected."""
+    """Look for the labels that are due or late, and write those that came; returns how many are new or corrected.
+
+    Looks for a label until ``loop.give_up`` after it was due, and in any case once after that: a loop that stood still
+    for a month loses none.
+    """
     settings = project.settings()
     awaited = project.ledger.awaited(as_of=now)
     if awaited.oldest is None:
@@ -99,7 +103,8 @@ def collect(project: Project, *, now: datetime) -> int:
     contract = project.contract
     if contract.label is None:
         return 0
-    since = max(awaited.oldest, now - contract.label_after - duration(settings.loop.give_up))
+    looked = _last(project) or awaited.oldest
+    since = max(awaited.oldest, looked - contract.label_after - duration(settings.loop.give_up))
     steps = Steps(project, settings, _scratch(project, now, "labels"))
     try:
         rows = steps.rows(since=since, until=now, labelled=True, door="labels")

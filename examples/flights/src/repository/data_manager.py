@@ -57,10 +57,8 @@ def minutes(clock: pl.Expr) -> pl.Expr:
 
 def moments(flights: pl.DataFrame) -> pl.DataFrame:
     """When each flight is due, leaves and lands, in UTC: the source tells its landing by the destination's clock."""
-    flights = flights.rename({"flight": "number"}).with_columns(
-        due=utc("time_hour") + pl.duration(minutes="minute"),
-        zone=pl.col("zone").fill_null("America/Puerto_Rico"),  # the four airports of which the source has no zone
-    )
+    due, zone = utc("time_hour") + pl.duration(minutes="minute"), pl.col("zone").fill_null("America/Puerto_Rico")
+    flights = flights.rename({"flight": "number"}).with_columns(due=due, zone=zone)  # four airports have no zone
     flights = pl.concat(
         part.with_columns(there=minutes(pl.col("due").dt.convert_time_zone(zone).dt.replace_time_zone(None)))
         for (zone,), part in flights.group_by("zone", maintain_order=True)
@@ -82,37 +80,21 @@ def features(flights: pl.DataFrame, weather: pl.DataFrame) -> pl.DataFrame:
         hour=(local.dt.hour() + local.dt.minute() / 60).round(2),
         weekday=local.dt.weekday().cast(pl.Int64),
     )
-    events = {
-        kind: rows.with_columns(at=at, value=value, n=1).drop_nulls("at").sort("at")
-        for kind, at, value in (
-            ("departed", "left_at", pl.col("dep_delay").clip(-60, 180)),  # cut: one lost day is no trend
-            ("landed", "landed_at", pl.col("arr_delay").clip(-60, 180)),
-        )
+    events = {  # delays are cut: one lost day is no trend
+        kind: rows.with_columns(at=at, value=pl.col(delay).clip(-60, 180), n=1).drop_nulls("at").sort("at")
+        for kind, at, delay in (("departed", "left_at", "dep_delay"), ("landed", "landed_at", "arr_delay"))
     }
     known = weather.sort("time_hour").with_columns(at=pl.col("time_hour") + pl.duration(hours=1))  # its hour is over
-    return pl.concat(
-        [
-            rows.select("asked_at", "landed_at", "late", *SCHEDULE),
-            *(mean(rows, events[kind], by, window, name) for name, (kind, by, window) in RECENT.items()),
-            last(rows, known, ["origin"], WEATHER, tolerance="3h"),
-        ],
-        how="horizontal",
-    )
+    schedule = rows.select("asked_at", "landed_at", "late", *SCHEDULE)
+    recent = [mean(rows, events[kind], by, window, name) for name, (kind, by, window) in RECENT.items()]
+    return pl.concat([schedule, *recent, last(rows, known, ["origin"], WEATHER)], how="horizontal")
 
 
-def last(
-    rows: pl.DataFrame,
-    events: pl.DataFrame,
-    by: list[str],
-    columns: list[str],
-    *,
-    ago: str = "0h",
-    tolerance: str | None = None,
-) -> pl.DataFrame:
+def last(rows: pl.DataFrame, events: pl.DataFrame, by: list[str], columns: list[str], ago: str = "0h") -> pl.DataFrame:
     """The columns of the last event with the same ``by`` that was known ``ago`` before each row was asked about."""
     asked = rows.select(*by, at=pl.col("asked_at").dt.offset_by(f"-{ago}"))
     events = events.select("at", *by, *columns)
-    return asked.join_asof(events, on="at", by=by, tolerance=tolerance, check_sortedness=False).select(columns)
+    return asked.join_asof(events, on="at", by=by, check_sortedness=False).select(columns)
 
 
 def mean(rows: pl.DataFrame, events: pl.DataFrame, by: list[str], window: str, name: str) -> pl.DataFrame:
