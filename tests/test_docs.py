@@ -232,6 +232,15 @@ def test_the_guide_names_every_setting_extra_and_trigger(path: Path) -> None:
     assert {type(parse(trigger)).__name__ for trigger in told} >= set(TRIGGERS)
 
 
+@pytest.mark.parametrize("path", GUIDES, ids=name)
+def test_the_guide_looks_with_the_mlflow_of_the_lock(path: Path) -> None:
+    told = re.findall(r"\bmlflow==([\d.]+)", path.read_text(encoding="utf-8"))
+    locked = re.findall(
+        r"^mlflow-skinny==([\d.]+)", (ROOT / "requirements.lock").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert set(told) == set(locked)
+
+
 # ---- the guide is run
 
 

@@ -30,6 +30,16 @@ def test_an_override_changes_one_key(project_root: Path) -> None:
     assert settings.model.params == {"strength": 2.0}
 
 
+def test_a_key_that_has_a_default_may_be_overridden(project_root: Path) -> None:
+    assert Project.open(project_root).settings(["loop.history=60d"]).loop.history == "60d"
+
+
+def test_a_group_that_is_not_there(project_root: Path) -> None:
+    change(project_root, "seed: 7", "defaults: [{gate: nowhere}, _self_]\nseed: 7")
+    with pytest.raises(SettingsError, match="nowhere"):
+        Project.open(project_root).settings()
+
+
 def test_a_group_is_composed_and_can_be_chosen(project_root: Path) -> None:
     change(project_root, "gate: {metric: log_loss, margin: 0.05, block: 6h}", "defaults: [{gate: strict}, _self_]")
     (project_root / "hydra" / "gate").mkdir()
@@ -75,7 +85,7 @@ def test_a_mistake_in_the_yaml_names_file_key_and_next_step(
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("gate.margn=0.1", ["no setting 'gate.margn'", "did you mean 'gate.margin'?"]),
+        ("gate.margn=0.1", ["unknown key 'gate.margn'", "did you mean 'margin'?", "command line"]),
         ("gate.margin=-1", ["'gate.margin' is -1", "command line (gate.margin)"]),
         ("nonsense", ["'nonsense' is no override", "key=value"]),
         ("model.params.strenght=1", ["has no parameter 'strenght'", "command line"]),

@@ -96,7 +96,7 @@ def test_two_files_in_conflict(clash):
     assert states["hydra/default.yaml"] == states["src/main.py"] == "UU"
     with pytest.raises(AssertionError, match="unmerged"):
         git(clash, "commit", "--message", "too early")
-    with pytest.raises(ProjectError, match="uncommitted"):
+    with pytest.raises(ProjectError, match="the last update or merge is not settled"):
         scaffold.update(clash)
 
 

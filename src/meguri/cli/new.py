@@ -132,10 +132,11 @@ def update(project: show.Folder = ".", trust: Trust = False, json: show.Json = F
     if json:
         show.dump({"changed": done.changed, "conflicts": done.conflicts, "trouble": trouble})
     else:
-        typer.echo(
-            "\n".join(f"  {'conflict' if path in done.conflicts else 'merged  '}  {path}" for path in done.changed)
-            or "up to date"
-        )
+        for path in done.changed:
+            kind = "conflict" if path in done.conflicts else "merged" if (folder / path).exists() else "removed"
+            typer.echo(f"  {kind:<8}  {path}")
+        if not done.changed:
+            typer.echo("up to date")
     if trouble:
         typer.echo(f"warning: {trouble}", err=True)
     if done.conflicts:
@@ -143,7 +144,7 @@ def update(project: show.Folder = ".", trust: Trust = False, json: show.Json = F
         raise ProjectError(
             f"you and the template changed the same lines in {count} file{'s' if count > 1 else ''}",
             where=", ".join(done.conflicts),
-            fix="edit them (<<<<<<< yours … >>>>>>> new template), then: git add FILE…, make lock, make test, git commit.\n"
+            fix="edit them, from <<<<<<< (yours) to >>>>>>> (the template's), then: git add FILE…, make lock, make test, git commit.\n"
             "         To take the whole update back: git reset --merge",
         )
     if done.changed and not json:

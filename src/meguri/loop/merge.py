@@ -14,6 +14,7 @@ from meguri.base.errors import ProjectError
 from meguri.base.files import write_atomic
 
 BASELINE = ".meguri/baseline.zip"  # what the template gave, before anybody changed it: the base of the next merge
+UNMERGED = ("DD", "AU", "UD", "UA", "DU", "AA", "UU")  # as `git status --porcelain` says
 
 Tree = dict[str, bytes]
 
@@ -51,6 +52,13 @@ def need_clean(root: Path) -> None:
         raise ProjectError("an update needs git, and the project is in no git repository", where=root, fix=fix)
     dirty = git(root, "status", "--porcelain", ":/").stdout.decode().splitlines()
     if dirty:
+        unsettled = [line[3:] for line in dirty if line[:2] in UNMERGED]
+        if unsettled:
+            raise ProjectError(
+                f"the last update or merge is not settled: {', '.join(unsettled)}",
+                where=root,
+                fix="edit them, git add, git commit; or take it back: git reset --merge",
+            )
         files = ", ".join(line[3:] for line in dirty[:5]) + (" …" if len(dirty) > 5 else "")
         raise ProjectError(
             f"there are uncommitted changes: {files}", where=root, fix="commit them (or git stash -u), then update"

@@ -96,7 +96,7 @@ def update(project: Path, *, trust: bool = False) -> Update:
 
     root = project.resolve()
     if not (root / ANSWERS).is_file():
-        fix = f"a project made by `meguri new` has a {ANSWERS}; one from a Cookiecutter template has none and is not updated"
+        fix = f"go into a project made by `meguri new`: it has a {ANSWERS} (one from a Cookiecutter template has none, and is not updated)"
         raise ProjectError("the project does not know its template", where=root / ANSWERS, fix=fix)
     try:
         kept = yaml.safe_load((root / ANSWERS).read_text(encoding="utf-8"))

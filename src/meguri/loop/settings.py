@@ -143,11 +143,12 @@ def compose(folder: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     if not (folder / "default.yaml").is_file():
         raise SettingsError("the settings are missing", where=folder / "default.yaml", fix="restore hydra/default.yaml")
     GlobalHydra.instance().clear()
-    # any parameter may be given to the model: the model's own signature judges it, not what the YAML happens to name
-    overrides = [f"++{o}" if o.startswith("model.params.") else o for o in overrides]
+    # a key with a default need not stand in the YAML to be overridden: what there is, pydantic knows, and judges
+    groups = {path.name for path in folder.iterdir() if path.is_dir()}
+    written = [o if not o[:1].isalpha() or o.partition("=")[0] in groups else f"++{o}" for o in overrides]
     try:
         with initialize_config_dir(config_dir=str(folder.resolve()), version_base="1.3"):
-            composed = hydra_compose("default", overrides=list(overrides))
+            composed = hydra_compose("default", overrides=written)
         return typing.cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True))
     except YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -159,35 +160,15 @@ def compose(folder: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def _override_error(folder: Path, overrides: Sequence[str], error: Exception) -> SettingsError:
-    """Hydra's complaint in one sentence, with the override it is about and the nearest key."""
+    """Hydra's complaint in one sentence."""
+    for override in overrides:
+        if "=" not in override:
+            return SettingsError(f"'{override}' is no override", where="command line", fix="write key=value")
     root: BaseException = error
     while root.__cause__ is not None:
         root = root.__cause__
-    text = str(root).strip().splitlines()[0] if str(root).strip() else str(error)
-    known = _keys(_plain(folder / "default.yaml"))
-    for override in overrides:
-        key = override.lstrip("+~").split("=")[0].split("@")[0]
-        if "=" not in override:
-            return SettingsError(f"'{override}' is no override", where="command line", fix="write key=value")
-        if key not in known and (key in text or key.split(".")[-1] in text):
-            return SettingsError(f"there is no setting '{key}'", where="command line", fix=_nearest(key, known))
+    text = (str(root).strip() or str(error)).splitlines()[0]
     return SettingsError(f"the settings do not compose: {text}", where=folder)
-
-
-def _plain(path: Path) -> dict[str, Any]:
-    import yaml
-
-    loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return loaded if isinstance(loaded, dict) else {}
-
-
-def _keys(tree: dict[str, Any], prefix: str = "") -> list[str]:
-    found = []
-    for name, value in tree.items():
-        found.append(f"{prefix}{name}")
-        if isinstance(value, dict):
-            found += _keys(value, f"{prefix}{name}.")
-    return found
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:
