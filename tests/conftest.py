@@ -93,7 +93,7 @@ FILES = {
     "src/optimizer/schema.py": """
         from meguri import Float
 
-        space = {"strength": Float(0.01, 10.0, log=True)}
+        SPACE = {"strength": Float(0.01, 10.0, log=True)}
     """,
     "src/jobs/__init__.py": "",
     "src/jobs/retrieve.py": """
@@ -106,13 +106,13 @@ FILES = {
         from meguri import search
         from sklearn.metrics import log_loss
         from src.models.alarm_classifier import AlarmClassifier
-        from src.optimizer.schema import space
+        from src.optimizer.schema import SPACE
 
         def optimize(dataset, settings, study):
             def objective(params, report):
                 model = AlarmClassifier(**params).estimator.fit(dataset.train.X, dataset.train.y)
                 return log_loss(dataset.valid.y, model.predict_proba(dataset.valid.X)[:, 1])
-            return search(space, objective, trials=settings.optimize.trials, **study)
+            return search(SPACE, objective, trials=settings.optimize.trials, **study)
     """,
     "src/jobs/train.py": """
         from src.models.alarm_classifier import AlarmClassifier

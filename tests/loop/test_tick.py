@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from pathlib import Path
 
+import polars as pl
 import pytest
 from conftest import START, forget_project
 
@@ -30,6 +31,22 @@ def test_labels_come_back_and_the_next_day_is_predicted(project_root: Path) -> N
     assert third.labels == 24
     joined = project.ledger.joined(since=START, as_of=START + 2 * DAY)
     assert joined["label"].null_count() == 0
+
+
+def test_a_persons_correction_is_not_overruled_by_reading_the_source_again(project_root: Path) -> None:
+    project = Project.open(project_root)
+    tick(project, now=START)
+    tick(project, now=START + DAY)
+    before = project.ledger.joined(since=START, as_of=START + DAY)
+    said = before.head(1).select("prediction_id", value=1 - pl.col("label"), source=pl.lit("mika"))
+    counts = project.ledger.write_labels(
+        said.with_columns(known_at=pl.lit(START + timedelta(hours=25)).cast(pl.Datetime("us", "UTC")))
+    )
+    assert counts.corrected == 1
+    tick(project, now=START + 2 * DAY)
+    after = project.ledger.joined(since=START, as_of=START + 2 * DAY)
+    assert after["source"][0] == "mika"
+    assert after["label"][0] == said["value"][0]
 
 
 def test_a_tick_with_nothing_due_does_nothing(project_root: Path) -> None:

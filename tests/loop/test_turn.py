@@ -11,7 +11,7 @@ import duckdb
 import pytest
 from conftest import START, forget_project, write_project
 
-from meguri.base.errors import ContractError, JobError, ReleaseError, TurnBusy
+from meguri.base.errors import ContractError, JobError, ReleaseError, SettingsError, TurnBusy
 from meguri.base.files import locked, read_json
 from meguri.loop.project import Project
 from meguri.loop.turn import plan, turn
@@ -96,6 +96,16 @@ def test_a_job_that_fails_says_where_and_leaves_nothing_live(project_root: Path)
     project = Project.open(project_root)
     assert project.champion() is None
     assert [t.status for t in project.ledger.turns()] == ["failed"]
+
+
+def test_a_search_space_that_would_tune_nothing_is_refused(project_root: Path) -> None:
+    path = project_root / "src/optimizer/schema.py"
+    path.write_text(path.read_text().replace("strength", "strenght"))
+    with pytest.raises(SettingsError) as caught:
+        do_turn(project_root)
+    assert "strenght" in str(caught.value)
+    assert "'strength'" in str(caught.value)
+    assert not (project_root / "outputs/runs").exists()
 
 
 def test_a_model_without_probabilities_is_refused(project_root: Path) -> None:

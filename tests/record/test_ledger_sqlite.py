@@ -75,7 +75,9 @@ class AgainstAModel(RuleBasedStateMachine):
                 history = self.labels.setdefault(one, [])
                 entry = (row["known_at"], row["value"], row["source"])
                 before = self.at(one, row["known_at"])
-                if entry in history or (before is not None and before[1] == row["value"]):
+                own = [e for e in history if e[2] == "time" == row["source"] and e[0] <= row["known_at"]]
+                again = bool(own) and max(enumerate(own), key=lambda e: (e[1][0], e[0]))[1][1] == row["value"]
+                if entry in history or again or (before is not None and before[1] == row["value"]):
                     counts["same"] += 1
                 else:
                     counts["corrected" if history else "new"] += 1

@@ -90,6 +90,26 @@ def test_the_settings_keep_to_what_meguri_knows(tmp_path, task):
     assert judge(values, Settings, made / "hydra").model.name.startswith("random_forest_")
 
 
+LATER = """
+from datetime import UTC, date, datetime, timedelta
+from types import SimpleNamespace
+from src.jobs.retrieve import retrieve
+from src.repository.schema import contract
+settings = SimpleNamespace(data=SimpleNamespace(start=date(2024, 1, 1)))
+for now in (datetime(2024, 1, 1, tzinfo=UTC), datetime(2035, 7, 1, 15, tzinfo=UTC)):
+    checked = contract.check(retrieve(settings, now - timedelta(days=350), now + timedelta(days=7), now), now=now)
+    features = checked.rows.select(contract.features)
+    print(checked.rows.height, checked.quarantined.height, features.height - features.unique().height)
+"""
+
+
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_the_sample_never_runs_out_and_no_row_comes_twice_in_one_history(tmp_path, task):
+    made = scaffold.new(tmp_path / "sales", {"name": "sales", "task": task})
+    done = subprocess.run([sys.executable, "-c", LATER], cwd=made, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == ["7 0 0", "357 0 0"], done.stderr
+
+
 def test_a_users_own_lines_are_few(tmp_path):
     made = scaffold.new(tmp_path / "sales", {"name": "sales"})
     files = [*(made / "src").rglob("*.py"), made / "hydra" / "default.yaml"]

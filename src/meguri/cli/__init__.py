@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 
+from meguri import __version__
 from meguri.base.errors import MeguriError
 from meguri.cli import look, new, releases, turns
 
 app = typer.Typer(
     name="meguri",
-    help="""Meguri closes the loop of a machine-learning product: data, training, gate, release, outlet, ledger, and back.
-
-    Begin with `meguri new NAME`, then in the project `make run`. `meguri COMMAND --help` explains each command.""",
     no_args_is_help=True,
+    invoke_without_command=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 for module in (new, turns, releases, look):
     module.add_to(app)
+
+
+@app.callback()
+def meguri(
+    version: Annotated[bool, typer.Option("--version", help="Print the version, and leave.", is_eager=True)] = False,
+) -> None:
+    """Meguri closes the loop of a machine-learning product: data, training, gate, release, outlet, ledger, and back.
+
+    Begin with `meguri new NAME`, then in the project `make run`. `meguri COMMAND --help` explains each command.
+    """
+    if version:
+        typer.echo(f"meguri {__version__}")
+        raise typer.Exit
 
 
 def main() -> None:

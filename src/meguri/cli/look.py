@@ -63,8 +63,9 @@ def label(
     from meguri.loop.project import Project
 
     opened = Project.open(project)
+    text = {"prediction_id": pl.String, "key": pl.String}  # 007 is no number
     try:
-        table = pl.read_parquet(file) if file.suffix == ".parquet" else pl.read_csv(file)
+        table = pl.read_parquet(file) if file.suffix == ".parquet" else pl.read_csv(file, schema_overrides=text)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise DataError(
             f"the labels cannot be read: {str(error).splitlines()[0]}", where=file, fix="give a CSV or Parquet file"

@@ -24,7 +24,7 @@ Now = Annotated[
     ),
 ]
 
-Overrides = Annotated[list[str] | None, typer.Argument(help="Settings to change: key=value.", metavar="[KEY=VALUE]…")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="Settings to change: key=value.", metavar="KEY=VALUE")]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -55,6 +55,8 @@ def turn(
         say=lambda step: None if json else typer.echo(f"{step} …"),
     )
     show.dump(_turn_json(record)) if json else typer.echo(_turn_line(record))
+    if record.reason != why and not json:
+        typer.echo("this was a turn that had been killed; call again for your own")
 
 
 def tick(now: Now = None, project: show.Folder = ".", json: show.Json = False) -> None:

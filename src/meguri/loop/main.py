@@ -68,6 +68,7 @@ def run_jobs(
         return
     if run is None:
         settings = project.settings(overrides)
+        project.check_space(settings)
         found = Run.create(
             project.outputs,
             project.root,

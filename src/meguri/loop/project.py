@@ -89,6 +89,20 @@ class Project:
                 loader.remember(self._kept, self.root, judged)
         return judged
 
+    def check_space(self, settings: Settings) -> None:
+        """Hold the search space of ``src/optimizer/schema.py`` against the model's own parameters: a typo must never tune nothing.
+
+        Raises SettingsError, with the nearest right name, for a parameter that the model does not have.
+        """
+        from meguri.loop.model_params import model_parameters
+        from meguri.loop.search import check
+
+        if not (self.root / "src" / "optimizer" / "schema.py").is_file():
+            return
+        known = model_parameters(self.root, settings.model.name)
+        if known is not None:
+            check(import_from(self.root, "src.optimizer.schema", "SPACE"), known)
+
     @property
     def _kept(self) -> Path:
         return self.outputs / "settings.json"

@@ -56,7 +56,8 @@ def tick(
         labels = collect(project, now=now) if due and project.ledger.awaited(as_of=now).count else 0
         reason = why(project, now=now, triggers=triggers or loop["triggers"], step=step)
         record = turn(project, now=now, reason=reason, gate=gate, say=say) if reason else None
-        predictions = predict(project, now=now) if due or record else 0
+        predictions = record.detail["predictions"] if record else 0
+        predictions += predict(project, now=now) if due or record else 0
         if due:
             write_json(project.outputs / "tick.json", {"at": now.isoformat()})
     return Tick(now, labels, reason, record, predictions)

@@ -52,6 +52,7 @@ def turn(
     with _alone(project):
         run = _unfinished(project)
         settings = project.settings(run.overrides if run else overrides)
+        project.check_space(settings)
         if run is None:
             run = Run.create(
                 project.outputs,
@@ -100,6 +101,8 @@ def go(steps: Steps, names: Iterable[str], *, gate: bool = True, say: Say = _sil
             facts = put_live(steps)
         else:
             steps.do(name)
+            if name == "predict" and (answers := steps.value("predictions")) is not None:
+                facts = {"predictions": answers.table.height}
         steps.run = steps.run.finish(name, time.perf_counter() - began, **facts)
 
 
@@ -185,6 +188,7 @@ def close(steps: Steps, status: str, error: Exception | None) -> TurnRecord:
         "metrics": metrics,
         "verdict": verdict or None,
         "data_version": run.data_version,
+        "predictions": run.facts.get("predictions", 0),
         "commit": run.commit,
         "steps": run.done,
         "error": _one_line(error) if error else None,

@@ -102,7 +102,8 @@ class Ledger(Protocol):
 
         Columns: prediction_id, or key for all predictions with that key; value (number, boolean as 0 and 1, or text;
         a row where it is null is left out), known_at, source ("time" or a person's name).
-        A label is new information unless it was written already or its value is the one in force at its known_at.
+        A label is new information unless it was written already or its value is the one in force at its known_at. What
+        comes from "time" is read again and again, so that it says the same once more does not overrule a person.
         """
 
     def joined(

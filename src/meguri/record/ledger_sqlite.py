@@ -37,7 +37,10 @@ _ADD_LABELS = """
       AND NOT EXISTS (SELECT 1 FROM labels l WHERE l.prediction = m.prediction AND l.known_at = m.known_at
                       AND l.value = m.value AND l.source = m.source)
       AND (SELECT l.value FROM labels l WHERE l.prediction = m.prediction AND l.known_at <= m.known_at
-           ORDER BY l.known_at DESC, l.version DESC LIMIT 1) IS NOT m.value"""
+           ORDER BY l.known_at DESC, l.version DESC LIMIT 1) IS NOT m.value
+      AND (m.source <> 'time'
+           OR (SELECT l.value FROM labels l WHERE l.prediction = m.prediction AND l.source = 'time'
+                 AND l.known_at <= m.known_at ORDER BY l.known_at DESC, l.version DESC LIMIT 1) IS NOT m.value)"""
 # The predictions whose first label came after `as_of` were still awaited then.
 _AWAITED = """
     SELECT count(*), min(time) FROM (

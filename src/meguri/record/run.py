@@ -19,7 +19,7 @@ LOCKS = ("uv.lock", "poetry.lock", "Pipfile.lock", "requirements.txt")
 
 @dataclass(frozen=True)
 class Source:
-    """The code and the environment that a run saw: the commit, the diff when the tree was dirty, the lock's hash."""
+    """What a run saw: the commit; the diff, and the names of files not in git, when the tree was dirty; the lock's hash."""
 
     commit: str | None
     diff: str
@@ -38,10 +38,12 @@ def read_source(root: Path) -> Source:
         return done.stdout if done.returncode == 0 else None
 
     commit = git("rev-parse", "HEAD")
-    diff = git("diff", "HEAD", "--", ".") if commit else None
+    diff = git("diff", "HEAD", "--", ".") or "" if commit else ""
+    new = git("ls-files", "--others", "--exclude-standard", "--", ".") or "" if commit else ""
+    diff += "".join(f"# not in git: {name}\n" for name in new.splitlines())
     lock = next((root / name for name in LOCKS if (root / name).is_file()), None)
     digest = hashlib.sha256(lock.read_bytes()).hexdigest() if lock else None
-    return Source(commit.strip() if commit else None, diff or "", lock.name if lock else None, digest)
+    return Source(commit.strip() if commit else None, diff, lock.name if lock else None, digest)
 
 
 @dataclass(frozen=True)
