@@ -319,3 +319,15 @@ def test_a_killed_save_leaves_the_next_one_working(root: Path, moment: int) -> N
     found = run(SAVE, root).split()[0]
     assert version(root) == found
     assert remote(root) == sorted({md5("one"), md5("two"), found})
+
+
+def test_a_dvc_folder_from_a_project_under_git_works_where_there_is_no_git(tmp_path: Path) -> None:
+    subprocess.run(["git", "init", "-q", str(tmp_path / "there")], check=True)
+    made = tmp_path / "there" / "data" / "rows.csv"
+    made.parent.mkdir()
+    made.write_text("a\n1\n")
+    version = save(tmp_path / "there", [made])
+    here = tmp_path / "here"
+    shutil.copytree(tmp_path / "there", here, ignore=shutil.ignore_patterns(".git", "tmp"))
+    (here / "data" / "rows.csv").write_text("a\n2\n")
+    assert save(here, [here / "data" / "rows.csv"]) != version

@@ -125,7 +125,7 @@ def _kept(file: Path) -> str | None:
 
 def _prepare(root: Path) -> None:
     """Make the project a DVC project, whole or not at all; `dvc init` would also stage files in git's index."""
-    git = any((folder / ".git").exists() for folder in (root, *root.parents))
+    git = _under_git(root)
     config = root / ".dvc" / "config"
     alone = _CONFIG.format(scm=_NO_GIT)
     if not (root / ".dvc").exists():
@@ -134,6 +134,10 @@ def _prepare(root: Path) -> None:
             (draft / ".gitignore").write_text("/config.local\n/tmp\n/cache\n", encoding="utf-8")
     elif git and config.exists() and config.read_text(encoding="utf-8") == alone:
         write_atomic(config, _CONFIG.format(scm=""))  # the project has come under git since
+
+
+def _under_git(root: Path) -> bool:
+    return any((folder / ".git").exists() for folder in (root, *root.parents))
 
 
 class _Stamps:
@@ -271,8 +275,10 @@ def _opened(root: Path) -> Iterator[Any]:
         dvc, exceptions, scm = need("dvc.repo"), need("dvc.exceptions"), need("dvc.scm")
         logger.setLevel(logging.CRITICAL)
         try:
-            own = {"core": {"autostage": False, "site_cache_dir": str(_site(root))}}
-            with dvc.Repo(str(root), config=own) as repo:
+            core: dict[str, Any] = {"autostage": False, "site_cache_dir": str(_site(root))}
+            if not _under_git(root):  # such as in an image, to which .dvc came from a project under git
+                core["no_scm"] = True
+            with dvc.Repo(str(root), config={"core": core}) as repo:
                 yield repo
         except (exceptions.DvcException, scm.SCMError, OSError) as error:
             what = f"DVC could not keep or find the data: {error}"

@@ -106,6 +106,8 @@ def collect(project: Project, *, now: datetime) -> int:
         return 0
     looked = _last(project) or awaited.oldest
     since = max(awaited.oldest, looked - contract.label_after - duration(settings.loop.give_up))
+    if since >= now:  # all that is awaited lies ahead
+        return 0
     steps = Steps(project, settings, _scratch(project, now, "labels"))
     try:
         rows = steps.rows(since=since, until=now, labelled=True, door="labels")
