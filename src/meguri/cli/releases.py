@@ -161,7 +161,7 @@ def _manifest(project: Project, name: str) -> dict[str, Any]:
 
 def _account(project: Project, name: str) -> dict[str, Any]:
     """What a release was made of, flat."""
-    from meguri.loop.turn import _flat
+    from meguri.loop.turn import flat
     from meguri.record.run import Run
 
     manifest = _manifest(project, name)
@@ -172,7 +172,7 @@ def _account(project: Project, name: str) -> dict[str, Any]:
     return {
         **kept,
         "lock": run.lock_hash,
-        **{f"settings.{k}": v for k, v in _flat(run.settings).items()},
+        **{f"settings.{k}": v for k, v in flat(run.settings).items()},
         **{f"params.{k}": v for k, v in (params or {}).items()},
         **{f"test.{k}": v for k, v in (turn.detail["metrics"] if turn else {}).items()},
     }

@@ -22,7 +22,7 @@ from meguri.loop.report import write_report
 from meguri.loop.steps import Steps
 from meguri.loop.story import METRICS as SHOWN
 from meguri.loop.story import PolicyResult, Story, TurnLine
-from meguri.loop.tick import _scratch, collect, tick
+from meguri.loop.tick import collect, scratch, tick
 from meguri.loop.words import Language
 from meguri.record.drift import psi
 from meguri.record.evaluation import METRICS
@@ -208,7 +208,7 @@ def _metrics(predictions: pl.DataFrame, task: str) -> dict[str, float | None]:
 
 def _requests(state: Project, since: datetime, until: datetime) -> pl.DataFrame:
     """Every row that was predicted, read at once: each has the features of its own moment, whenever it is read."""
-    steps = Steps(state, state.settings(), _scratch(state, until, "requests"))
+    steps = Steps(state, state.settings(), scratch(state, until, "requests"))
     try:
         rows = steps.rows(since=since, until=until, labelled=False, door="requests")
         return pl.DataFrame() if rows is None else rows

@@ -72,6 +72,10 @@ class Steps:
                 self._values[noun] = self._sources[noun]()
         return self._values[noun]
 
+    def forget(self, noun: str) -> None:
+        """Make the value anew when it is asked for again: what it was made of has changed."""
+        self._values.pop(noun, None)
+
     def call(self, name: str, **given: Any) -> Any:
         """The job's own result, with these values in the place of the run's.
 
@@ -145,7 +149,7 @@ class Steps:
             version = versions.save(home, [path]) if self.project.live else versions.digest(path)
         self.run = self.run.with_(data_version=version)
         self._values["data"] = None if rows is None else self._framed(rows)
-        self._values.pop("dataset", None)
+        self.forget("dataset")
 
     def _keep_model(self) -> None:
         from meguri.record.drift import sketch
@@ -183,7 +187,7 @@ class Steps:
             evaluation.save(self.run.folder / "evaluation")
 
     def _keep_predictions(self) -> None:
-        self._values["predictions"] = self.predict()
+        self.predict()
 
     def predict(self) -> Predictions | None:
         """Call ``predict`` on the rows that are due, and write its answers to the ledger.
@@ -204,6 +208,7 @@ class Steps:
                 self.project.quarantine.add(answers.quarantined, at=self.run.at, door="predict", run=self.run.id)
                 _write_parquet(path, answers.table)
             answers = cast("Predictions", self._read_predictions())
+            self._values["predictions"] = answers
             if answers.table.height:
                 self.project.ledger.write_predictions(_for_ledger(answers.table, self.run.at))
         return answers

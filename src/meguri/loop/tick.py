@@ -12,7 +12,7 @@ from meguri.base.errors import TurnBusy
 from meguri.base.files import locked, read_json, write_json
 from meguri.loop.steps import Steps
 from meguri.loop.trigger import View, parse
-from meguri.loop.turn import Say, _silent, turn
+from meguri.loop.turn import Say, silent, turn
 from meguri.record.ledger import TurnRecord
 from meguri.record.run import Run
 
@@ -34,9 +34,7 @@ class Tick:
     predictions: int = 0
 
 
-def tick(
-    project: Project, *, now: datetime, triggers: str | None = None, gate: bool = True, say: Say = _silent
-) -> Tick:
+def tick(project: Project, *, now: datetime, triggers: str | None = None, gate: bool = True, say: Say = silent) -> Tick:
     """Do what is due at ``now``; costs next to nothing when nothing is.
 
     Labels are collected and the next step's rows predicted once in each ``loop.step``; the triggers (those of the
@@ -108,7 +106,7 @@ def collect(project: Project, *, now: datetime) -> int:
     since = max(awaited.oldest, looked - contract.label_after - duration(settings.loop.give_up))
     if since >= now:  # all that is awaited lies ahead
         return 0
-    steps = Steps(project, settings, _scratch(project, now, "labels"))
+    steps = Steps(project, settings, scratch(project, now, "labels"))
     try:
         rows = steps.rows(since=since, until=now, labelled=True, door="labels")
         if rows is None:
@@ -138,22 +136,21 @@ def predict(project: Project, *, now: datetime, overrides: tuple[str, ...] = ())
     if (folder / "run.json").is_file():
         left = read_json(folder / "run.json")
         count += _predict_once(
-            project, Steps(project, settings, _scratch(project, moment(left["at"]), "pass", keep=True))
+            project, Steps(project, settings, scratch(project, moment(left["at"]), "pass", keep=True))
         )
-    return count + _predict_once(project, Steps(project, settings, _scratch(project, now, "pass")))
+    return count + _predict_once(project, Steps(project, settings, scratch(project, now, "pass")))
 
 
 def _predict_once(project: Project, steps: Steps) -> int:
     answers = steps.predict()
     count = 0 if answers is None else answers.table.height
     if count and "register" in project.jobs:
-        steps._values["predictions"] = answers
         steps.do("register")
     shutil.rmtree(steps.run.folder)
     return count
 
 
-def _scratch(project: Project, at: datetime, name: str, *, keep: bool = False) -> Run:
+def scratch(project: Project, at: datetime, name: str, *, keep: bool = False) -> Run:
     """A run's folder for what is no turn: it leaves nothing but what the ledger and the outlet have."""
     folder = project.outputs / name
     if not keep and folder.exists():

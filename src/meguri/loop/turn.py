@@ -30,7 +30,7 @@ ATTEMPTS = 3  # a turn that was killed so often is given up, as it may be what k
 Say = Callable[[str], None]
 
 
-def _silent(step: str) -> None:
+def silent(step: str) -> None:
     """Say nothing."""
 
 
@@ -41,7 +41,7 @@ def turn(
     reason: str,
     overrides: Sequence[str] = (),
     gate: bool = True,
-    say: Say = _silent,
+    say: Say = silent,
 ) -> TurnRecord:
     """Run the jobs once, judge the challenger, and put it live when it passes.
 
@@ -82,12 +82,12 @@ def plan(project: Project) -> list[str]:
     return order
 
 
-def go(steps: Steps, names: Iterable[str], *, gate: bool = True, say: Say = _silent) -> None:
+def go(steps: Steps, names: Iterable[str], *, gate: bool = True, say: Say = silent) -> None:
     """Do the steps that the run has not done yet, each written down as done when what it left is safe."""
     project = steps.project
     if steps.run.tracking_id is None:
         tags = _tags(steps.run)
-        tracking_id = project.tracking.start(steps.run.id, params=_flat(steps.run.settings), tags=tags, at=steps.run.at)
+        tracking_id = project.tracking.start(steps.run.id, params=flat(steps.run.settings), tags=tags, at=steps.run.at)
         steps.run = steps.run.with_(tracking_id=tracking_id)
     for name in names:
         if name in steps.run.done:
@@ -174,7 +174,7 @@ def put_live(steps: Steps) -> dict[str, Any]:
             Rollout(outlet=OUTLET, champion=run.id, at=run.at, why=f"{run.reason}; {why}", by="gate")
         )
     project.tracking.alias("champion", run.id)
-    steps._values.pop("release", None)
+    steps.forget("release")
     return {"release": run.id, "replaced": before if before != run.id else None}
 
 
@@ -301,12 +301,12 @@ def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {error.what if isinstance(error, MeguriError) else error}"
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """A tree of settings as the flat parameters of an MLflow run: ``gate.margin``."""
-    flat: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for name, value in tree.items():
         if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
+            found |= flat(value, f"{prefix}{name}.")
         else:
-            flat[f"{prefix}{name}"] = json.dumps(value) if isinstance(value, list) else value
-    return flat
+            found[f"{prefix}{name}"] = json.dumps(value) if isinstance(value, list) else value
+    return found

@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from meguri.base import plugins
 from meguri.base.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -78,6 +79,10 @@ class Awaited:
 
     count: int
     oldest: datetime | None = None
+
+
+# scheme of the URL -> the class that keeps such a ledger, made from the rest of the URL
+LEDGERS = {"sqlite": "meguri.record.ledger_sqlite:SqliteLedger"}
 
 
 class Ledger(Protocol):
@@ -159,8 +164,7 @@ def open_ledger(url: str) -> Ledger:
     Raises SettingsError for a URL that is none, LedgerError when the store cannot be opened.
     """
     scheme, found, path = url.partition(":///")
-    if not found or not path or scheme != "sqlite":
+    if not found or not path or scheme not in LEDGERS:
         raise SettingsError(f"'{url}' is no ledger", where="ledger", fix="write sqlite:///outputs/ledger.db")
-    from meguri.record.ledger_sqlite import SqliteLedger
-
-    return SqliteLedger(Path(path))
+    opened: Ledger = plugins.load(LEDGERS[scheme])(Path(path))
+    return opened

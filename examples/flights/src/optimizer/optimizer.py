@@ -5,6 +5,7 @@ from __future__ import annotations
 from sklearn.metrics import log_loss
 
 from meguri.loop.search import search
+
 from src.models.lightgbm_classifier import LightgbmClassifier
 from src.optimizer.schema import SPACE
 
