@@ -194,6 +194,8 @@ def test_a_job_whose_input_is_not_there_yet_says_which_to_run(project_root: Path
         )
 
     run = main("jobs=retrieve", f"now={START.isoformat()}").stdout.split()[-1]
+    untuned = main("jobs=train", f"run={run}")
+    assert "run the job 'optimize' of this run first" in untuned.stderr, "never tune nothing in silence"
     missing = main("jobs=evaluate", f"run={run}")
     assert missing.returncode == 1
     assert "run the job 'train' of this run first" in missing.stderr

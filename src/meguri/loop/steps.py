@@ -62,7 +62,7 @@ class Steps:
                     self._values[noun] = read_json(path) if path.suffix == ".json" else self._framed(_parquet(path))
                     break
             else:
-                if noun not in self._sources:
+                if noun not in self._sources or (noun == "params" and "optimize" in self.project.jobs):
                     maker = next(job for job in self.project.jobs.values() if job.gives == noun)
                     raise JobError(
                         f"run {self.run.id} has no '{noun}' yet",
