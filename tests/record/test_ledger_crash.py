@@ -6,11 +6,13 @@ import os
 import random
 import resource
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -18,6 +20,7 @@ import pytest
 import meguri
 from meguri.base.errors import LedgerError
 from meguri.record.ledger import Awaited, LabelCounts, TurnRecord, open_ledger
+from meguri.record.ledger_migrations import migrate
 from meguri.testing.ledger import hour, some_labels, some_predictions
 
 BATCH = 40
@@ -107,7 +110,8 @@ def test_six_processes_open_a_fresh_file_and_write(tmp_path: Path) -> None:
             assert other.stdin is not None
             other.stdin.write(f"{url}\n")
             other.stdin.flush()
-        assert [other.stdout.readline() for other in others if other.stdout] == ["done\n"] * 6
+        said = [other.stdout.readline() for other in others if other.stdout]
+        assert said == ["done\n"] * 6, [other.communicate()[1] for other in others]
     assert [(other.communicate()[1], other.returncode) for other in others] == [("", 0)] * 6
     for url in urls:
         with closing(open_ledger(url)) as ledger:
@@ -212,3 +216,27 @@ def test_a_read_only_folder(tmp_path: Path, there: bool) -> None:
             subprocess.run(["umount", folder], check=True)
         else:
             folder.chmod(0o755)
+
+
+def test_a_ledger_that_another_process_makes_meanwhile_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, url, made = sqlite3.connect, f"sqlite:///{tmp_path}/ledger.db", []
+
+    def connect(*arguments: Any, **named: Any) -> sqlite3.Connection:
+        db = real(*arguments, **named)
+
+        def between(statement: str) -> None:
+            if "sqlite_master" in statement and not made and not db.in_transaction:
+                made.append(True)
+                other = real(tmp_path / "ledger.db", isolation_level=None)
+                migrate(other)
+                other.close()
+
+        db.set_trace_callback(between)
+        return db
+
+    real(tmp_path / "ledger.db").close()
+    monkeypatch.setattr("meguri.record.ledger_sqlite.sqlite3.connect", connect)
+    with closing(open_ledger(url)) as ledger:
+        assert ledger.turns() == []

@@ -51,9 +51,17 @@ def version(db: sqlite3.Connection) -> int:
 
     Raises LedgerError for a database that is no ledger or was made by a newer Meguri.
     """
-    found = int(db.execute("PRAGMA user_version").fetchone()[0])
-    application = int(db.execute("PRAGMA application_id").fetchone()[0])
-    if application != APPLICATION and (found or db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()):
+    begun = not db.in_transaction
+    if begun:
+        db.execute("BEGIN")  # one look at all three: another process may make the tables meanwhile
+    try:
+        found = int(db.execute("PRAGMA user_version").fetchone()[0])
+        application = int(db.execute("PRAGMA application_id").fetchone()[0])
+        filled = db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is not None
+    finally:
+        if begun and db.in_transaction:
+            db.execute("ROLLBACK")
+    if application != APPLICATION and (found or filled):
         raise LedgerError("this SQLite database is no ledger of Meguri", fix="give the ledger a file of its own")
     if found > len(MIGRATIONS):
         what = f"this ledger has version {found}, and this Meguri knows versions up to {len(MIGRATIONS)}"
