@@ -10,7 +10,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from textwrap import dedent
 
+import hypothesis
 import pytest
+
+# A busy machine is no bug: no test is judged by how long it took.
+hypothesis.settings.register_profile(
+    "meguri", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], print_blob=True
+)
+hypothesis.settings.load_profile("meguri")
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["DVC_NO_ANALYTICS"] = "1"
