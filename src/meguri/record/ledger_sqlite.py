@@ -6,6 +6,7 @@ import contextlib
 import json
 import sqlite3
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -74,6 +75,7 @@ class SqliteLedger:
             except BaseException:
                 self._db.close()
                 raise
+            weakref.finalize(self, self._db.close)  # for those who forget to close
         except (OSError, sqlite3.Error) as error:  # a LedgerError is an OSError as well
             raise self._explained(error) from (None if isinstance(error, LedgerError) else error)
 
