@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 import socket
 import sys
 from contextlib import closing
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from record.stores import client, embedded
 
 from meguri.base.errors import TrackingError
 from meguri.record.tracking import Tracking
@@ -27,19 +27,6 @@ TAGS = {"mlflow.source.git.commit": COMMIT, "mlflow.note.content": "Every('30d')
 def _no_address_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
         monkeypatch.delenv(name, raising=False)
-
-
-def embedded(mlflow_store: Path, folder: Path, experiment: str = "flights") -> Tracking:
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "mlflow.db").exists():
-        shutil.copy(mlflow_store, folder / "mlflow.db")
-    return Tracking(f"sqlite:///{folder}/mlflow.db", experiment, folder / "my runs")
-
-
-def client(folder: Path) -> Any:
-    import mlflow
-
-    return mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db")
 
 
 @pytest.fixture(

@@ -4,16 +4,15 @@ import json
 import math
 import os
 import random
-import shutil
 import sqlite3
 import subprocess
 import sys
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
+from record.stores import client, embedded
 
 import meguri
 from meguri.base.errors import TrackingError
@@ -27,19 +26,6 @@ TAGS = {"mlflow.note.content": "Every('30d'): it is time", "reason": "巡り"}
 def _no_address_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
         monkeypatch.delenv(name, raising=False)
-
-
-def embedded(mlflow_store: Path, folder: Path, experiment: str = "flights") -> Tracking:
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "mlflow.db").exists():
-        shutil.copy(mlflow_store, folder / "mlflow.db")
-    return Tracking(f"sqlite:///{folder}/mlflow.db", experiment, folder / "my runs")
-
-
-def client(folder: Path) -> Any:
-    import mlflow
-
-    return mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db")
 
 
 def release(folder: Path) -> Path:
