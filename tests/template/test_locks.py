@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 from pathlib import Path
@@ -32,16 +33,22 @@ def run(project: Path, environment: dict[str, str], *words: str) -> str:
     return done.stdout
 
 
+OTHERS = [
+    {"task": task, "language": language, "outlets": outlets}
+    for task, language, outlets in itertools.product(("classification", "regression"), ("en", "ja"), (["table"], []))
+][1:]  # the first is made with all of its own
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("lock", ["uv", "poetry", "pipenv"])
-def test_a_project_works_in_the_environment_of_its_lock(tmp_path, environment, lock):
+def test_every_project_works_in_the_environment_of_its_lock(tmp_path, environment, lock):
     """The environment depends on the lock tool alone, so that one serves all the other choices."""
     first = scaffold.new(tmp_path / "first", {"name": "first", "lock": lock})
     scaffold.lock(first)
     commit(first)
     run(first, environment, "make", "install", "check", "test")
-    choices = {"name": "second", "lock": lock, "task": "regression", "language": "ja", "outlets": []}
-    second = scaffold.new(tmp_path / "second", choices)
-    (second / ".venv").symlink_to(first / ".venv")
-    run(second, environment, ".venv/bin/python", "-m", "pytest")
-    assert "register" in run(second, environment, ".venv/bin/meguri", "turn", "optimize.trials=1")
+    for number, choices in enumerate(OTHERS):
+        other = scaffold.new(tmp_path / f"other{number}", {"name": "other", "lock": lock, **choices})
+        (other / ".venv").symlink_to(first / ".venv")
+        run(other, environment, ".venv/bin/python", "-m", "pytest")
+    assert "register" in run(other, environment, ".venv/bin/meguri", "turn", "optimize.trials=1")
