@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from uuid import uuid4
 
 import duckdb
 import polars as pl
 import pytest
 import sqlalchemy as sa
+from data.servers import postgres
 
 from meguri.base.errors import OutletError
 from meguri.base.ids import prediction_ids
@@ -41,16 +44,29 @@ def rows(url: str, name: str) -> list[tuple[Any, ...]]:
     if url.startswith("duckdb"):
         with duckdb.connect(url.removeprefix("duckdb:///")) as connection:
             return connection.execute(query).fetchall()
-    engine = sa.create_engine(url)
+    engine = sa.create_engine(url.replace("postgres://", "postgresql+psycopg://"))
     with engine.connect() as connection:
         found = [tuple(row) for row in connection.execute(sa.text(query))]
     engine.dispose()
     return found
 
 
-@pytest.fixture(params=["duckdb", "sqlite"])
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    with postgres() as url:
+        yield url
+
+
+@pytest.fixture(params=["duckdb", "sqlite", "postgres"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return f"{request.param}:///{tmp_path / 'out.db'}"
+    if request.param != "postgres":
+        return f"{request.param}:///{tmp_path / 'out.db'}"
+    url: str = request.getfixturevalue("server")
+    engine = sa.create_engine(url.replace("postgres://", "postgresql+psycopg://"), isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(sa.text(f"CREATE DATABASE {(name := 'out' + uuid4().hex)}"))
+    engine.dispose()
+    return url.removesuffix("postgres") + name
 
 
 def test_rows_are_written_once_however_often(url: str) -> None:
@@ -75,7 +91,7 @@ def test_a_table_with_other_columns_is_refused_and_left_alone(url: str) -> None:
                 "CREATE TABLE predictions (prediction_id INTEGER, key VARCHAR); INSERT INTO predictions VALUES (1, 'mine')"
             )
     else:
-        engine = sa.create_engine(url)
+        engine = sa.create_engine(url.replace("postgres://", "postgresql+psycopg://"))
         with engine.begin() as connection:
             connection.execute(sa.text("CREATE TABLE predictions (prediction_id INTEGER, key VARCHAR)"))
         engine.dispose()

@@ -89,7 +89,8 @@ class TableOutlet:
             sa.Column("score", sa.Double),
             sa.Column("answer", sa.String(1024)),
         )
-        engine = sa.create_engine(self.url)
+        # the way in which the warehouse's setting is written, too
+        engine = sa.create_engine(re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", self.url))
         try:
             with engine.begin() as connection:
                 table.create(connection, checkfirst=True)
