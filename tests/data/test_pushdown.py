@@ -10,8 +10,10 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import ibis
 import polars as pl
 import pytest
+from data.contracts import FLIGHTS, rows
 from data.servers import postgres
 from data.tables import DIRTY, NOW, contract_of, dirty, expected, field, told
 from hypothesis import HealthCheck, given, settings
@@ -19,7 +21,9 @@ from hypothesis import strategies as st
 
 from meguri.base.errors import ContractError
 from meguri.data import pushdown
+from meguri.data.contract import Contract
 from meguri.data.spec import TYPES
+from meguri.data.spec_sql import portable
 from meguri.data.warehouse import Warehouse
 
 
@@ -213,3 +217,118 @@ def test_each_check_of_each_type_at_its_edges(warehouse: Warehouse) -> None:
             wanted = checked.quarantined.filter(pl.col("id") == number)["reason"].to_list()
             wanted = [one for one in (wanted[0].split("; ") if wanted else []) if one not in left]
             assert (why.split("; ") if why else []) == wanted, here.row(number, named=True)
+
+
+# --- what SQL is not asked
+
+
+def table_of(warehouse: Warehouse, **columns: Any) -> Any:
+    count = len(next(iter(columns.values())))
+    warehouse.write("small", pl.DataFrame({"id": range(count), "t": [NOW] * count, **columns}))
+    return warehouse.table("small")
+
+
+def with_x(kind: str, *checks: tuple[str, dict[str, Any]], **more: Any) -> Contract:
+    return contract_of([field("id", "Int64"), field("t", "Datetime"), field("x", kind, *checks, **more)])
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"\w+",
+        r"\bx",
+        "(?i)x",
+        "x*?",
+        "x++",
+        "[[:alpha:]]",
+        "[a&&b]",
+        "[a--b]",
+        "x{1,400}",
+        r"\p{L}",
+        "x{2}{3}",
+        "(?P<n>x)",
+    ],
+)
+def test_a_pattern_that_engines_may_read_otherwise_is_left_to_polars(warehouse: Warehouse, pattern: str) -> None:
+    contract = with_x("String", ("str_contains", {"pattern": pattern}), ("ne", {"value": "b"}))
+    counts = pushdown.counts(warehouse, table_of(warehouse, x=["a", "b"]), contract)
+    assert counts.unasked == (f"x: {contract.fields[-1].checks[0]}",)
+    assert counts.reasons == {"x: ne('b')": 1}
+
+
+def test_the_order_of_texts_is_a_matter_of_the_locale(warehouse: Warehouse) -> None:
+    contract = with_x("String", ("ge", {"min_value": "b"}))
+    counts = pushdown.counts(warehouse, table_of(warehouse, x=["a", "B", "c"]), contract)
+    if "postgres" in warehouse.url:
+        assert (counts.bad, counts.unasked) == (0, ("x: ge('b')",))
+    else:
+        assert (counts.bad, counts.unasked) == (2, ())
+
+
+def test_text_that_is_to_be_read_as_numbers_is_left_to_polars(warehouse: Warehouse) -> None:
+    contract = with_x("Int64", ("ge", {"min_value": 0}), coerce=True)
+    expr = table_of(warehouse, x=["1", "-1", "x"])
+    assert pushdown.counts(warehouse, expr, contract) == pushdown.Counts(
+        3, 0, {}, ("x: to be read from String as Int64",)
+    )
+    rows = warehouse.read(pushdown.ask(expr, contract))
+    assert rows["reason"].null_count() == 3
+    assert sorted(contract.check(rows.drop("reason")).quarantined["reason"]) == [
+        "x: cannot be read as Int64; x: null",
+        "x: ge(0)",
+    ]
+
+
+def test_functions_of_the_user_are_left_to_polars(warehouse: Warehouse) -> None:
+    warehouse.write("flights", rows(distance=[1.0, 30_000.0]))
+    counts = pushdown.counts(warehouse, warehouse.table("flights"), FLIGHTS)
+    assert (counts.bad, counts.unasked) == (0, ("distance: on_this_planet", "frost at JFK"))
+
+
+# --- a table that is wrong as a whole
+
+
+def test_all_that_is_wrong_with_the_columns_is_said_at_once(warehouse: Warehouse) -> None:
+    broken = rows(temp=["cold", "warm"]).rename({"distance": "distances"}).drop("late")
+    warehouse.write("flights", broken.with_columns(id=pl.Series([1.0, 1.5])))
+    expr = warehouse.table("flights")
+    text = wrong(lambda: FLIGHTS.check(warehouse.read(expr)))
+    assert text is not None
+    assert "4 columns are wrong" in text
+    assert "'distance' is gone; was it renamed to 'distances'?" in text
+    for ask in (pushdown.ask, lambda *both: pushdown.counts(warehouse, *both)):
+        assert wrong(lambda ask=ask: ask(expr, FLIGHTS)) == text
+    with pytest.raises(ContractError, match=r"values that would change, such as 1\.5"):
+        pushdown.ask(expr, FLIGHTS)
+
+
+def test_a_strict_contract_takes_no_other_column(warehouse: Warehouse) -> None:
+    strict = contract_of([field("id", "Int64"), field("t", "Datetime"), field("x", "Int64")], strict=True)
+    assert "'y': not in the contract, which is strict" in str(
+        wrong(lambda: pushdown.ask(table_of(warehouse, x=[1], y=[1]), strict))
+    )
+
+
+def test_a_table_without_rows_is_an_error_where_rows_are_counted(warehouse: Warehouse) -> None:
+    expr = table_of(warehouse, x=[1.0])
+    nothing = expr.filter(expr["id"] < 0)
+    assert warehouse.read(pushdown.ask(nothing, with_x("Float64"))).columns == ["id", "t", "x", "reason"]
+    with pytest.raises(ContractError, match="the table has no rows"):
+        pushdown.counts(warehouse, nothing, with_x("Float64"))
+
+
+def test_columns_of_no_type_and_columns_that_are_absent(warehouse: Warehouse) -> None:
+    contract = with_x("Int64", ("gt", {"min_value": 0}), default=0, required=False)
+    assert pushdown.counts(warehouse, table_of(warehouse, y=[1, 2]), contract).reasons == {"x: gt(0)": 2}
+    expr = table_of(warehouse, y=[1, 2]).mutate(x=ibis.null())
+    assert pushdown.counts(warehouse, expr, contract).reasons == {"x: gt(0)": 2}
+    assert warehouse.read(pushdown.ask(expr, contract))["x"].to_list() == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "made"),
+    [("^a.b$", "^a[^\n]b$"), ("(a|b)c", "(?:a|b)c"), (r"[\d]\.", None), ("", ""), ("[]a]", None), ("(", "(?:")],
+)
+def test_patterns_are_written_so_that_all_engines_read_them_alike(pattern: str, made: str | None) -> None:
+    found = portable(pattern)
+    assert found is not None and found.startswith("[0-9٠-٩") if pattern.startswith(r"[\d") else found == made

@@ -102,7 +102,7 @@ def test_a_run_leads_both_ways(past: Path) -> None:
 def test_a_row_that_a_person_released_is_told(root: Path) -> None:
     project = Project.open(root)
     (name,) = project.quarantine.read()["id"]
-    project.quarantine.release([name], by="ann", why="it was hot", at=START)
+    project.quarantine.release([name], project.contract, by="ann", why="it was hot", at=START)
     found = of(trace(project, runs(root)[0]), "quarantine")[0]
     assert found.facts["decisions"] == {"released": 1}
     assert draw(found).endswith(", 1 released")

@@ -123,9 +123,9 @@ def test_rows_that_a_person_released_come_back_too(root: Path) -> None:
     bad = "return rows.with_columns(level=pl.when(pl.col('reading') == 'r3').then(99.0).otherwise('level')).filter"
     edit(path, "return rows.filter", bad)
     run(root, 20)
-    quarantine = Project.open(root).quarantine
-    (name,) = quarantine.read()["id"]
-    quarantine.release([name], by="ann", why="it was hot", at=START)
+    project = Project.open(root)
+    (name,) = project.quarantine.read()["id"]
+    project.quarantine.release([name], project.contract, by="ann", why="it was hot", at=START)
     run(root, 21)
     assert (again(root, 3).verdict, again(root, 3).first) == ("same", None)
     assert state(again(root, 3, present=["data"])) == dict.fromkeys([*ALL, "verdict"], "same")
@@ -253,6 +253,7 @@ def test_a_contract_that_has_changed_sees_the_rows_once_more(root: Path) -> None
     assert found.failed.startswith("the step 'retrieve' fails now")
     assert (found.first and found.first.name) == "code"
     edit(root / "src/configurations.py", "path: str", "path: int")
+    edit(root / "hydra/default.yaml", "path: data/readings.parquet", "path: 3")
     found = again(root, present=["code"])
     assert found.failed is not None
     assert found.failed.startswith("the step 'settings' fails now")

@@ -109,21 +109,40 @@ def test_without_uv_pip_builds_it(made: Path, monkeypatch: pytest.MonkeyPatch, t
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "1.0\n"
 
 
-def test_a_lock_of_uv_is_built(made: Path, tmp_path: Path) -> None:
-    names = ("borrowed", "strengthener")
-    wheels = {name: f"{name}-1.0-py3-none-any.whl" for name in names}
-    sources = "".join(f'{name} = {{ path = "vendor/{wheels[name]}" }}\n' for name in names)
-    (made / "pyproject.toml").write_text(
-        f'[project]\nname = "alarm"\nversion = "1"\nrequires-python = ">=3.11"\ndependencies = {list(names)}\n[tool.uv.sources]\n{sources}'
-    )
-    uv = environment._find("uv", made)
-    assert uv is not None
-    subprocess.run([uv, "lock", "--quiet", "--offline"], cwd=made, check=True)
+NAMES = ("borrowed", "strengthener")
+WHEELS = "".join(f'{name} = {{ path = "./vendor/{name}-1.0-py3-none-any.whl" }}\n' for name in NAMES)
+PYPROJECT = f'[project]\nname = "alarm"\nversion = "1"\nrequires-python = ">=3.11,<4"\ndependencies = {list(NAMES)}\n'
+
+
+@pytest.mark.parametrize(
+    ("lock", "file", "text", "command"),
+    [
+        ("uv.lock", "pyproject.toml", f"{PYPROJECT}[tool.uv.sources]\n{WHEELS}", ["uv", "lock", "--offline"]),
+        (
+            "poetry.lock",
+            "pyproject.toml",
+            f"{PYPROJECT}[tool.poetry]\npackage-mode = false\n[tool.poetry.dependencies]\n{WHEELS}",
+            ["poetry", "lock"],
+        ),
+        ("Pipfile.lock", "Pipfile", f"[packages]\n{WHEELS}", ["pipenv", "lock"]),
+    ],
+    ids=["uv", "poetry", "pipenv"],
+)
+def test_a_lock_is_built_by_its_own_tool(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lock: str, file: str, text: str, command: list[str]
+) -> None:
+    tool = environment._find(command[0], made)
+    if tool is None:
+        pytest.skip(f"{command[0]} is not installed")
+    monkeypatch.setenv("POETRY_VIRTUALENVS_PATH", str(tmp_path / "poetry"))
+    monkeypatch.setenv("WORKON_HOME", str(tmp_path / "pipenv"))
+    (made / file).write_text(text)
+    subprocess.run([tool, *command[1:]], cwd=made, check=True, capture_output=True)
     past = Run.load(made / "outputs", runs(made)[0])
-    object.__setattr__(past, "lock", "uv.lock")
+    object.__setattr__(past, "lock", lock)
     python = environment.build(made, made, tmp_path / "env", past, say=lambda step: None)
-    command = [str(python), "-I", "-c", "import strengthener; print(strengthener.FACTOR)"]
-    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "1.0\n"
+    asked = [str(python), "-I", "-c", "import strengthener; print(strengthener.FACTOR)"]
+    assert subprocess.run(asked, capture_output=True, text=True, check=True).stdout == "1.0\n"
 
 
 def test_an_environment_that_cannot_be_built_says_why(made: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ Floats = npt.NDArray[np.float64]
 Stats = Mapping[str, Any]
 Raw = tuple[str, tuple[str, ...], float, Floats, float]  # check, columns, value, those before, their centre
 
+HEADROOM = 1.15  # the largest that was seen on clean days is not the largest there is
 NEW = ("unseen", "unseen text", "couples", "form", "repeat", "gone")
 STILL = float(np.arcsin(np.sqrt(0.8)))  # a column that is mostly one value says little by its other values
 FEWEST = 20  # values that must lie in what every sketch kept before their shares mean anything
@@ -56,9 +57,9 @@ RULES: dict[str, Rule] = {
     "tells": Rule(0.6, 4.0, lively=True),
     "together": Rule(0.55, 2.5, "up", lively=True),
     "follows": Rule(0.1, 1.0, "up", lively=True),  # together, where the one always followed from the other
-    "shape": Rule(1.0, 3.0),
+    "shape": Rule(1.0, 3.0, lively=True),
     "hours": Rule(0.12, 2.0, "up"),
-    "unseen": Rule(0.5, 5.0, "up", lively=True),
+    "unseen": Rule(0.5, 15.0, "up", lively=True),
     "unseen text": Rule(0.05, 4.0, "up", lively=True),
     "couples": Rule(0.05, 3.0, "up", lively=True),
     "form": Rule(0.02, 3.0, "up"),
@@ -83,7 +84,8 @@ class Score:
 def scores(batch: Stats, history: Sequence[Stats], learn: int) -> list[Score]:
     """Each measure that at least ``learn`` earlier batches have, too; the one that uses most of its room first.
 
-    The room is the wider for few batches (by (12 / n)^1.5), and never below chance: three rows of what was never seen, else
+    A measure must leave its room both around what was usual and around the last batch: what comes step by step, such as the
+    cold, is no break. The room is wider for few batches (by (12 / n)^1.5), and never below chance: three rows of what was never seen, else
     four standard deviations of a share or a correlation (at most 1 / √readings on the scales that are kept; of decimals,
     which go up to 6, six times that).
     """
@@ -101,9 +103,11 @@ def scores(batch: Stats, history: Sequence[Stats], learn: int) -> list[Score]:
         largest, second = np.sort(np.abs(past - usual))[[-1, -2]]  # one odd batch gives its own kind room, little more
         count = min(readings[name] for name in columns if name in readings) if columns else batch["rows"]
         noise = 3 / count if check in NEW else 4 / np.sqrt(count) * (6 if check == "decimals" else 1)
-        room = (1 + (12 / len(past)) ** 1.5) * max(rule.times * second, 1.2 * largest, rule.floor, noise)
-        gone = value - usual if rule.side == "up" else usual - value if rule.side == "down" else abs(value - usual)
-        found.append(Score(check, columns, value, usual, float(room), float(gone / room)))
+        room = HEADROOM * (1 + (12 / len(past)) ** 1.5) * max(rule.times * second, 1.2 * largest, rule.floor, noise)
+        moves = value - usual, value - float(past[-1])
+        sign = {"up": 1, "down": -1, "both": 1 if moves[0] > 0 else -1}[rule.side]
+        used = min(sign * move for move in moves) / room
+        found.append(Score(check, columns, value, usual, float(room), float(used)))
     return sorted(found, key=lambda score: -score.used)
 
 

@@ -22,6 +22,7 @@ LONG = 64  # letters of a text, or of its shape, that are kept
 PAIRED = 32  # columns that are held against each other
 MEASURED = 100_000  # rows of a larger batch from which its statistics are made
 LOOKED = 20_000  # rows from which pairs are learned
+FEWEST = 20  # values from which anything of two columns, or of neighbours, is learned
 CALENDAR = ("year", "month", "day", "weekday", "week", "ordinal_day")
 _DAY = 86_400_000_000
 
@@ -74,7 +75,7 @@ def measure(rows: pl.DataFrame, contract: Contract, *, now: datetime) -> Stats:
         "weekday": _middle(rows[contract.time]).isoweekday(),
         "newest": moment(newest).isoformat(),
         "scalars": _short(scalars),
-        "readings": {name: _readings(hashes[name], hashes[contract.time]) for name in rows.columns},
+        "readings": {name: _readings(rows[name], hashes[name], hashes[contract.time]) for name in rows.columns},
         "quantiles": {name: q for name in numbers if name not in calendar and (q := _quantiles(rows[name]))},
         "hours": {name: _hours(rows[name]) for name in times if isinstance(rows[name].dtype, pl.Datetime)},
         "values": {name: kept for name, kept in values.items() if name not in times and name not in calendar},
@@ -169,8 +170,10 @@ def _highest(column: pl.Series) -> datetime:
     return highest
 
 
-def _readings(hashes: Hashes, times: Hashes) -> int:
-    return len(np.unique(hashes if hashes is times else _mixed(hashes * np.uint64(31) + times)))
+def _readings(column: pl.Series, hashes: Hashes, times: Hashes) -> int:
+    """How many different values there are, each counted once for each time; nulls are none."""
+    there = column.is_not_null().to_numpy()
+    return max(1, len(np.unique(_mixed(_mixed(hashes[there]) + times[there]))))
 
 
 def _commonest(column: pl.Series) -> float:
@@ -207,7 +210,7 @@ def _of_numbers(rows: pl.DataFrame, names: Iterable[str]) -> dict[str, dict[str,
         found["lowest"][name] = _root(float(np.mean(floats == floats.min())))
         found["highest"][name] = _root(float(np.mean(floats == floats.max())))
         ranks = _ranks(floats)
-        if len(floats) > 2 and ranks[1:].std() and ranks[:-1].std():
+        if len(floats) >= FEWEST and ranks[1:].std() and ranks[:-1].std():
             found["smooth"][name] = _fisher(float(np.corrcoef(ranks[1:], ranks[:-1])[0, 1]))
     return found
 
@@ -278,7 +281,7 @@ def _pairs(rows: pl.DataFrame, names: list[str]) -> dict[str, dict[str, dict[str
     for one, other in combinations(numbers, 2):
         both = np.isfinite(floats[one]) & np.isfinite(floats[other])
         a, b = floats[one][both], floats[other][both]
-        if len(a) < 3:
+        if len(a) < FEWEST:
             continue
         say("below", one, other, _root(float(np.mean(a < b))))
         say("equal", one, other, _root(float(np.mean(a == b))))
@@ -299,7 +302,7 @@ def _pairs(rows: pl.DataFrame, names: list[str]) -> dict[str, dict[str, dict[str
     for other in numbers:
         there = np.isfinite(floats[other])
         ranked = _ranks(floats[other][there])
-        if len(ranked) > 2:
+        if len(ranked) >= FEWEST:
             for one in codes:
                 say("tells", one, other, _fisher(_told(codes[one][there], ranked)))
     for one, other in combinations(codes, 2):
