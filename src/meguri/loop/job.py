@@ -33,7 +33,6 @@ GIVEN = {
     "run": None,
     "study": None,
     "outlet": None,
-    "warehouse": None,
     "dataset": "data",
     "release": "evaluation",
     "requests": "evaluation",

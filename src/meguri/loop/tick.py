@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from meguri.base.clock import duration, moment
 from meguri.base.errors import TurnBusy
 from meguri.base.files import locked, read_json, write_json
-from meguri.loop import intake
 from meguri.loop.steps import Steps
 from meguri.loop.trigger import View, parse
 from meguri.loop.turn import Say, silent, turn
@@ -109,7 +108,7 @@ def collect(project: Project, *, now: datetime) -> int:
         return 0
     steps = Steps(project, settings, scratch(project, now, "labels"))
     try:
-        rows = intake.rows(steps, since=since, until=now, labelled=True, door="labels")
+        rows = steps.rows(since=since, until=now, labelled=True, door="labels")
         if rows is None:
             return 0
         import polars as pl
