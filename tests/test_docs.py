@@ -61,11 +61,14 @@ def commands() -> dict[str, Any]:
     """Every command of the command line by its words: ``releases list``."""
 
     def walk(command: Any, words: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
-        inner = getattr(command, "commands", None)
-        if inner is None:
+        if not hasattr(command, "list_commands"):
             yield " ".join(words), command
-        for word, sub in (inner or {}).items():
-            yield from walk(sub, (*words, word))
+            return
+        if command.invoke_without_command and words:
+            yield " ".join(words), command
+        context = typer.Context(command)
+        for word in command.list_commands(context):
+            yield from walk(command.get_command(context, word), (*words, word))
 
     return dict(walk(typer.main.get_command(app), ()))
 

@@ -112,9 +112,9 @@ def test_a_release_that_is_not_there(call: Call) -> None:
 
 
 def test_turns_are_listed(call: Call) -> None:
-    listed = json.loads(call("runs", "--json"))
+    listed = json.loads(call("runs", "list", "--json"))
     assert [run["status"] for run in listed] == ["done", "done"]
-    assert "the turn of 2024-03-01" in call("runs")
+    assert "the turn of 2024-03-01" in call("runs", "list")
 
 
 def test_the_graph_is_drawn(call: Call) -> None:
@@ -165,12 +165,12 @@ def test_labels_that_cannot_be_read(call: Call, tmp_path: Path, text: str | None
 
 
 def test_quarantine_is_shown_by_reason(call: Call, root: Path) -> None:
-    assert "no row was quarantined" in call("quarantine")
+    assert "no row was quarantined" in call("data", "quarantine")
     path = root / "src/repository/schema.py"
     path.write_text(path.read_text().replace("ge=-9", "ge=-2.5"))
     call("tick", "--now", "2024-03-13")
-    assert "level" in call("quarantine", "--rows", "2")
-    assert sum(json.loads(call("quarantine", "--json", "--rows", "1"))["reasons"].values()) > 0
+    assert "level" in call("data", "quarantine", "--rows", "2")
+    assert sum(json.loads(call("data", "quarantine", "--json", "--rows", "1"))["reasons"].values()) > 0
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_before_the_first_turn(call: Call, root: Path) -> None:
     shutil.rmtree(root / "outputs")
     assert "no release yet" in call("releases", "list")
     assert "no release is live yet" in call("releases", "show", code=1)
-    assert "no turn yet" in call("runs")
+    assert "no turn yet" in call("runs", "list")
 
 
 @pytest.mark.slow

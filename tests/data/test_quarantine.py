@@ -25,7 +25,7 @@ def bad(*keys: int, reason: str = "temp: null") -> pl.DataFrame:
 def test_an_empty_quarantine_counts_nothing(tmp_path: Path) -> None:
     store = Quarantine(tmp_path / "quarantine")
     assert store.counts() == {}
-    assert store.read().columns == ["at", "door", "run", "reason", "row"]
+    assert store.read().columns == ["id", "at", "door", "run", "reason", "row", "decision"]
     assert store.add(bad(), at=AT, door="retrieve") == 0
     assert not store.folder.exists()
 

@@ -150,6 +150,33 @@ def test_the_story_is_told_with_its_numbers(pages: dict[str, Path], story: Story
     assert f"本番の対数損失は {loop} でした。比較対象は、初回学習のみ {never}、" in page.text
 
 
+def test_a_japanese_page_has_no_english_left(tmp_path: Path, story: Story) -> None:
+    reason = "30 days since the last turn (2013-03-02) and 200 labels so far, and 150 were asked for"
+    compared = "log loss is 0.0121 better than the champion on 8,203 rows"
+    verdicts = {
+        "pass": f"{compared}, with 95 % confidence at least 0.006 better",
+        "unsure": f"{compared}, but they make 6 independent blocks of time or groups, and 10 are the least",
+        "fail": "shown worse than its margin allows: AUC where dest=LAX is 0.1 worse than the champion on 90 rows",
+    }
+    turns = [replace(t, reason=reason, verdict_reason=verdicts[str(t.verdict)]) for t in story.loop.turns]
+    policies = {**story.policies, "loop": replace(story.loop, turns=turns)}
+    quarantined = {"temp: null": 9, "duplicated key": 5, "hour: in_range(0, 23)": 4, "the sensor was wet": 1}
+    text, page = read(tmp_path, replace(story, policies=policies, quarantined=quarantined), "ja")
+    asks_for_nothing(text, page)
+    told = page.text[page.text.index("リプレイ報告書") :]
+    releases = [str(turn.release) for turn in turns]
+    names = [*releases, *story.drift, "dest=LAX", "the sensor was wet", "flights", "Meguri", "UTC", "AUC", "PSI"]
+    for name in sorted(names, key=len, reverse=True):
+        told = told.replace(name, "")
+    told = re.sub(r"\w+…", "", told)  # a name that was cut to fit
+    assert re.findall("[A-Za-z]{2,}", told) == []
+    assert page.text.count("前回のターン（2013-03-02）から 30 日") == 3 * len(turns), (
+        "in the table and in both pictures"
+    )
+    assert "最も多い理由：temp が欠損" in page.text
+    assert "the sensor was wet" in page.text, "a person's own words stay"
+
+
 def test_a_loop_that_lost_says_so(tmp_path: Path, story: Story) -> None:
     loop, never = (replace(bare().loop, metrics=story.policies[name].metrics) for name in ("loop", "never"))
     _, page = read(tmp_path, replace(bare(), policies={"loop": never, "never": loop}))

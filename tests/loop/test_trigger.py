@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from meguri.base.clock import spell
 from meguri.base.errors import SettingsError, TriggerError
 from meguri.base.ids import prediction_ids
+from meguri.data.drift import sketch
 from meguri.loop.trigger import Both, Drift, Either, Every, Labels, Stale, Trigger, View, Worse, parse
-from meguri.record.drift import sketch
 from meguri.record.ledger import Ledger, Rollout, open_ledger
 
 START = datetime(2013, 3, 2, tzinfo=UTC)

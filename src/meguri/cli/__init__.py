@@ -9,7 +9,8 @@ import typer
 
 from meguri import __version__
 from meguri.base.errors import MeguriError
-from meguri.cli import look, new, releases, turns
+from meguri.cli import again, look, new, releases, turns
+from meguri.cli.lazy import add_group
 
 app = typer.Typer(
     name="meguri",
@@ -18,8 +19,10 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for module in (new, turns, releases, look):
+for module in (new, turns, again, releases, look):
     module.add_to(app)
+add_group(app, "data", "The data: described, compared, versioned, and what broke the contract.")
+add_group(app, "features", "Features: as of the moment of the prediction.")
 
 
 @app.callback()

@@ -1,4 +1,4 @@
-"""Commands that look at the project: graph, runs, labels, quarantine."""
+"""Commands about the project: its jobs as a graph, and labels that come in."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from meguri.cli import show
 
 def add_to(app: typer.Typer) -> None:
     """Add this file's commands."""
-    for command in (graph, runs, label, quarantine):
+    for command in (graph, label):
         app.command()(command)
 
 
@@ -32,21 +32,6 @@ def graph(
         show.dump([{"job": j.name, "needs": list(j.needs), "gives": j.gives} for j in jobs.values()])
     else:
         typer.echo(job.mermaid(jobs) if mermaid else job.draw(jobs))
-
-
-def runs(project: show.Folder = ".", json: show.Json = False) -> None:
-    """List the turns, newest first: why each began, its verdict, and what it cost. `mlflow ui` shows their metrics and files."""
-    from meguri.loop.project import Project
-
-    turns = list(reversed(Project.open(project).ledger.turns()))
-    if json:
-        keys = ("id", "at", "reason", "status", "verdict", "release", "seconds", "detail")
-        show.dump([{name: getattr(t, name) for name in keys} for t in turns])
-    elif not turns:
-        typer.echo("no turn yet: meguri turn")
-    else:
-        cells = [(t.id, t.at, t.status, t.verdict, t.release, t.seconds, t.reason) for t in turns]
-        show.table("turns", ["run", "at", "status", "verdict", "release", "seconds", "reason"], cells)
 
 
 def label(
@@ -80,25 +65,3 @@ def label(
     counts = opened.ledger.write_labels(stamped)
     known = {"new": counts.new, "same": counts.same, "corrected": counts.corrected, "unmatched": counts.unmatched}
     show.dump(known) if json else typer.echo(", ".join(f"{count} {name}" for name, count in known.items()))
-
-
-def quarantine(
-    rows: Annotated[int, typer.Option("--rows", help="Show so many of the latest rows, too.")] = 0,
-    project: show.Folder = ".",
-    json: show.Json = False,
-) -> None:
-    """Show the rows that broke the contract: how many for each reason."""
-    from meguri.loop.project import Project
-
-    kept = Project.open(project).quarantine
-    counts = kept.counts()
-    if json:
-        show.dump({"reasons": counts, "rows": kept.read().tail(rows).to_dicts() if rows else []})
-        return
-    if not counts:
-        typer.echo("no row was quarantined")
-        return
-    show.table("quarantine", ["rows", "reason"], [(n, r) for r, n in sorted(counts.items(), key=lambda item: -item[1])])
-    if rows:
-        latest = kept.read().tail(rows)
-        show.table("latest", latest.columns, [list(row) for row in latest.rows()])

@@ -89,7 +89,7 @@ class Contract:
         for name in (*key, time):
             fields[name] = replace(fields[name], nullable=False)
         self.fields = tuple(fields.values())
-        self._strict, self._unique, self._custom = schema.strict, schema.unique, schema.custom
+        self.strict, self.unique, self.custom = schema.strict, schema.unique, schema.custom
 
     def _judge(self, fields: dict[str, Field]) -> None:
         """Refuse names and types that cannot play their part."""
@@ -144,40 +144,62 @@ class Contract:
         Raises ContractError when the table as a whole is wrong: a column is gone or retyped, or there is no row.
         """
         found = to_polars(table)
-        fields = [field for field in self.fields if labelled or field.name != self.label]
-        rows, masks = self._fitted(found, fields)
-        label = self.label if labelled else None
-        masks |= reasons.value_masks(rows, fields, may_be_null=label)
-        for custom in self._custom:
-            if custom.column is None or custom.column in rows.columns:
-                mask = custom.bad(self._whole(rows))
-                masks |= {} if mask is None else {str(custom): mask}
+        if not found.height:
+            raise self.empty()
+        rows, masks, late = self.faults(found, now=now, labelled=labelled)
         twice = reasons.key_masks(rows, self.key)
-        groups = [(field.name,) for field in fields if field.unique] + [
-            names for names in self._unique if set(names) <= set(rows.columns)
-        ]
-        groups = [names for names in groups if set(names) != set(self.key)]
-        masks |= twice | reasons.unique_masks(rows, groups, twice.get("duplicated key (the same row again)"))
-        if now is not None and label is not None:
-            early = rows[label].is_not_null() & (rows[self.time] > moment(now)).fill_null(False)
-            masks |= {f"{label}: label from the future": early} if early.any() else {}
-        as_found = found.select(name for name in rows.columns if name in found.columns)
+        repeats = twice.get(reasons.REPEAT)
+        masks |= twice | reasons.unique_masks(rows, self.groups(labelled=labelled), repeats) | late
+        as_found = self.as_found(found, rows)
         if not masks:
             return Checked(rows, as_found.clear().with_columns(pl.lit(None, pl.String).alias("reason")))
         bad, why = reasons.words(masks)
         return Checked(rows.filter(~bad), as_found.filter(bad).with_columns(why))
 
+    def faults(
+        self, found: pl.DataFrame, *, now: datetime | None, labelled: bool, part: bool = False
+    ) -> tuple[pl.DataFrame, reasons.Masks, reasons.Masks]:
+        """What is wrong with each row by itself: the rows in the contract's types, and masks of those that are bad.
+
+        The last masks, of labels from the future, are apart, because what a row has in common with others is told before
+        them. With ``part=True`` the rows are a part of the table, and a check of all its rows cannot be asked.
+        """
+        fields = self.asked(labelled=labelled)
+        rows, masks = self._fitted(found, fields)
+        label = self.label if labelled else None
+        masks |= reasons.value_masks(rows, fields, may_be_null=label)
+        for custom in self.custom:
+            if custom.column is None or custom.column in rows.columns:
+                mask = custom.bad(self._whole(rows), part=part)
+                masks |= {} if mask is None else {str(custom): mask}
+        if now is None or label is None:
+            return rows, masks, {}
+        early = rows[label].is_not_null() & (rows[self.time] > moment(now)).fill_null(False)
+        return rows, masks, {reasons.future(label): early} if early.any() else {}
+
+    def asked(self, *, labelled: bool) -> list[Field]:
+        """The fields that a table must have: all, or all but the label."""
+        return [field for field in self.fields if labelled or field.name != self.label]
+
+    def groups(self, *, labelled: bool) -> list[tuple[str, ...]]:
+        """The groups of columns whose values may come once only; the key is a matter of its own."""
+        names = {field.name for field in self.asked(labelled=labelled)}
+        single = [(field.name,) for field in self.fields if field.unique]
+        return [group for group in [*single, *self.unique] if set(group) <= names and set(group) != set(self.key)]
+
+    @staticmethod
+    def as_found(found: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
+        """Those columns of the table that are the contract's, as they came."""
+        return found.select(name for name in rows.columns if name in found.columns)
+
     def _fitted(self, found: pl.DataFrame, fields: list[Field]) -> tuple[pl.DataFrame, reasons.Masks]:
         """The contract's columns in their types, and masks of the values that could not be read."""
-        if not found.height:
-            raise self._wrong("the table has no rows", "look at the source, and at the time that was asked for")
         wrong, columns, masks = [], [], {}
         extra = [name for name in found.columns if name not in self.types]
         for field in fields:
             if field.name not in found.columns:
                 if field.required:
-                    close = _nearest(field.name, extra)
-                    wrong.append(f"'{field.name}' is gone" + (f"; was it renamed to '{close}'?" if close else ""))
+                    wrong.append(self.gone(field.name, extra))
                 column = pl.repeat(None, found.height, dtype=field.dtype, eager=True).alias(field.name)
             else:
                 try:
@@ -190,14 +212,28 @@ class Contract:
             if field.default is not None and column.null_count():
                 column = column.to_frame().select(pl.col(field.name).fill_null(field.filler())).to_series()
             columns.append(column)
-        if self._strict and extra:
+        if self.strict and extra:
             wrong.append(f"{', '.join(map(repr, extra))}: not in the contract, which is strict")
         if wrong:
-            count = f"{len(wrong)} columns are" if len(wrong) > 1 else "a column is"
-            what = f"the table breaks the contract {self.name}: {count} wrong"
-            fix = "correct the source (repository/data_manager.py), or change the contract (repository/schema.py)"
-            raise ContractError(what, where="\n         ".join(wrong), fix=fix)
+            raise self.broken(wrong)
         return pl.DataFrame(columns), masks
+
+    @staticmethod
+    def gone(name: str, extra: Iterable[str]) -> str:
+        """That a column is not there, in words; ``extra`` are those that nobody asked for."""
+        close = _nearest(name, extra)
+        return f"'{name}' is gone" + (f"; was it renamed to '{close}'?" if close else "")
+
+    def broken(self, wrong: Sequence[str]) -> ContractError:
+        """The error of a table whose columns are wrong, with all that is wrong with them."""
+        count = f"{len(wrong)} columns are" if len(wrong) > 1 else "a column is"
+        what = f"the table breaks the contract {self.name}: {count} wrong"
+        fix = "correct the source (repository/data_manager.py), or change the contract (repository/schema.py)"
+        return ContractError(what, where="\n         ".join(wrong), fix=fix)
+
+    def empty(self) -> ContractError:
+        """The error of a table without rows."""
+        return self._wrong("the table has no rows", "look at the source, and at the time that was asked for")
 
     def _whole(self, rows: pl.DataFrame) -> pl.DataFrame:
         """The rows, with nulls for a label that was left out: checks of the whole table may name it."""
@@ -230,10 +266,10 @@ class Contract:
             "group": self.group,
             "features": list(self.features),
             "task": self.task,
-            "strict": self._strict,
-            "unique": [list(names) for names in self._unique],
+            "strict": self.strict,
+            "unique": [list(names) for names in self.unique],
             "fields": [field.to_dict() for field in self.fields],
-            "custom": [str(custom) for custom in self._custom],
+            "custom": [str(custom) for custom in self.custom],
         }
 
     @classmethod

@@ -10,6 +10,24 @@ from meguri.data.spec import Field
 
 Masks = dict[str, pl.Series]
 
+CONFLICT = "duplicated key"
+REPEAT = "duplicated key (the same row again)"
+
+
+def not_unique(names: Sequence[str]) -> str:
+    """The reason of a row whose values in these columns come again."""
+    return f"{', '.join(names)}: not unique"
+
+
+def future(label: str) -> str:
+    """The reason of a row whose label cannot be known yet."""
+    return f"{label}: label from the future"
+
+
+def plain(why: str) -> str:
+    """A reason without the mark that stands between two of them."""
+    return why.replace(";", ",")
+
 
 def value_masks(table: pl.DataFrame, fields: Sequence[Field], *, may_be_null: str | None) -> Masks:
     """Rows with a null where none may be, an infinity, or a value that breaks a check of its column.
@@ -23,7 +41,9 @@ def value_masks(table: pl.DataFrame, fields: Sequence[Field], *, may_be_null: st
             asked[f"{field.name}: null"] = column.is_not_null()
         if field.is_float:
             asked[f"{field.name}: infinite"] = column.is_finite()
-        asked.update({f"{field.name}: {rule}": rule.asks(field.name, field.type) for rule in field.checks})
+        for rule in field.checks:
+            why, passes = f"{field.name}: {rule}", rule.asks(field.name, field.type)
+            asked[why] = asked[why].fill_null(True) & passes.fill_null(True) if why in asked else passes
     if not asked:
         return {}
     good = table.select(good.alias(str(i)) for i, good in enumerate(asked.values()))
@@ -59,8 +79,8 @@ def key_masks(table: pl.DataFrame, key: Sequence[str]) -> Masks:
     repeats = rows.join(differing, on=list(key), how="anti").join(firsts, on=index, how="anti")
     every = pl.int_range(table.height, dtype=pl.UInt32, eager=True).cast(rows.schema[index])
     masks = {
-        "duplicated key": every.is_in(conflicts[index].implode()),
-        "duplicated key (the same row again)": every.is_in(repeats[index].implode()),
+        CONFLICT: every.is_in(conflicts[index].implode()),
+        REPEAT: every.is_in(repeats[index].implode()),
     }
     return {why: mask for why, mask in masks.items() if mask.any()}
 
@@ -73,15 +93,26 @@ def unique_masks(table: pl.DataFrame, groups: Sequence[Sequence[str]], repeats: 
         mask = duplicated(rows if repeats is None else rows.with_columns(repeats.alias("is a repeat")))
         mask = mask if repeats is None else mask & ~repeats
         if mask.any():
-            found[f"{', '.join(names)}: not unique"] = mask
+            found[not_unique(names)] = mask
     return found
 
 
 def words(masks: Masks) -> tuple[pl.Series, pl.Series]:
     """Which rows are bad, and for these all their reasons in one text, joined by "; "."""
-    clean = {why.replace(";", ","): mask for why, mask in masks.items()}
+    clean: Masks = {}
+    for why, mask in masks.items():
+        clean[plain(why)] = clean[plain(why)] | mask if plain(why) in clean else mask
     table = pl.DataFrame([mask.alias(str(i)) for i, mask in enumerate(clean.values())])
     bad = table.select(pl.any_horizontal(pl.all())).to_series()
     texts = [pl.when(pl.col(str(i))).then(pl.lit(why)) for i, why in enumerate(clean)]
     reason = table.filter(bad).select(pl.concat_str(texts, separator="; ", ignore_nulls=True).alias("reason"))
     return bad, reason.to_series()
+
+
+def told(masks: Masks, height: int) -> pl.Series:
+    """For each row all its reasons in one text, joined by "; ", and null for one that has none."""
+    every = pl.repeat(None, height, dtype=pl.String, eager=True).alias("reason")
+    if not masks:
+        return every
+    bad, why = words(masks)
+    return every.scatter(bad.arg_true(), why)

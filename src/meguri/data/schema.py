@@ -33,10 +33,11 @@ class Custom:
         text = str(self.check.error or self.check.name or "a check")
         return text if self.column is None else f"{self.column}: {text}"
 
-    def bad(self, table: pl.DataFrame) -> pl.Series | None:
+    def bad(self, table: pl.DataFrame, *, part: bool = False) -> pl.Series | None:
         """A mask of the rows that break the check, or None when there are none.
 
-        Raises ContractError when it cannot be asked, or answers for the whole table and the answer is no.
+        Raises ContractError when it cannot be asked, or answers for the whole table and the answer is no, or the table is
+        only a part of one.
         """
         try:
             declared = table.with_columns(_declared(name, kind) for name, kind in self.types.items())
@@ -46,6 +47,9 @@ class Custom:
             text = str(error).splitlines()[0] if str(error) else ""
             what = f"the check '{self}' could not be asked: {type(error).__name__}: {text}"
             raise ContractError(what, fix="correct the function in schema.py") from error
+        if part and len(good) != table.height:
+            what = f"the check '{self}' is of all rows of a table, and these come in parts"
+            raise ContractError(what, fix="let retrieve return one table, or check this another way")
         if good.all():
             return None
         if len(good) != table.height:

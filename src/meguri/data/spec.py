@@ -103,9 +103,12 @@ class Rule:
 
     def asks(self, column: str, kind: str) -> pl.Expr:
         """An expression that is true where a value of the column passes, and null or true where it is null."""
+        return CHECKS[self.name](pl.col(column), **self.typed(kind))
+
+    def typed(self, kind: str) -> dict[str, Any]:
+        """The arguments as values that compare with the type ``kind``, a list of values as a series of one list."""
         lists = {name for name in self.args if name.endswith("_values")}
-        args = {k: _values(v, kind) if k in lists else _typed(v, kind) for k, v in self.args.items()}
-        return CHECKS[self.name](pl.col(column), **args)
+        return {k: _values(v, kind) if k in lists else _typed(v, kind) for k, v in self.args.items()}
 
     def __str__(self) -> str:
         if self.message is not None:
@@ -153,9 +156,14 @@ class Field:
         """Whether NaN and infinity can be in the column."""
         return self.type.startswith("Float")
 
+    @property
+    def stand_in(self) -> Any:
+        """The default as a value that compares with the column's."""
+        return _typed(self.default, self.type)
+
     def filler(self) -> pl.Expr:
         """The default as a literal of the column's type."""
-        return pl.lit(_typed(self.default, self.type), dtype=self.dtype)
+        return pl.lit(self.stand_in, dtype=self.dtype)
 
     def prove(self) -> None:
         """Ask every check of an empty column: one that cannot be asked shows when the contract is written."""

@@ -10,12 +10,15 @@ import re
 import shutil
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from configparser import ConfigParser
+from configparser import Error as ConfigParserError
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from meguri.base.errors import DataError
+from meguri.base.errors import DataError, MissingExtra
 from meguri.base.extras import need
 from meguri.base.files import locked, new_folder, read_json, write_atomic, write_json
 
@@ -92,6 +95,89 @@ def restore(root: Path, version: str, target: Path) -> None:
             draft.unlink(missing_ok=True)
 
 
+@dataclass(frozen=True)
+class Kept:
+    """Where a version is: whole in DVC's ``cache``, whole in its ``remote`` (None: that could not be asked)."""
+
+    cache: bool
+    remote: bool | None
+
+
+def past(root: Path) -> list[str]:
+    """The versions that were saved here, oldest first, as far as this machine remembers: the last hundred."""
+    try:
+        return [str(name) for name in read_json(root / ".dvc" / "tmp" / "meguri.json")["versions"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def where(root: Path, versions: Sequence[str]) -> dict[str, Kept]:
+    """Where each version is kept; a remote other than our own folder is asked, once."""
+    root = root.resolve()
+    needed = {name: [name, *_parts(root, name)] for name in versions}
+    each = sorted({value for values in needed.values() for value in values})
+    cached = {value for value in each if _object(root / ".dvc" / "cache", value).exists()}
+    there: set[str] | None = {value for value in each if _object(root / "outputs" / "dvc", value).exists()}
+    if not _own_remote(_configs(root)):
+        try:
+            with _opened(root) as repo:
+                cached = {value for value in each if repo.cache.local.exists(value)}
+                there = set(repo.cloud.get_remote_odb().oids_exist(each)) if each else set()
+        except (DataError, MissingExtra):
+            there = None
+    return {
+        name: Kept(cached.issuperset(values), None if there is None else there.issuperset(values))
+        for name, values in needed.items()
+    }
+
+
+def at_hand(root: Path, version: str) -> Path | None:
+    """A file of this machine that holds the version of a single file, its content checked; None when there is none."""
+    tried = [root / "data" / "rows.parquet", _object(root / ".dvc" / "cache", version)]
+    for path in [*tried, _object(root / "outputs" / "dvc", version)]:
+        if path.is_file() and digest(path) == version:
+            return path
+    return None
+
+
+def _object(store: Path, value: str) -> Path:
+    """Where DVC keeps an object in a folder."""
+    return store / "files" / "md5" / value[:2] / value[2:]
+
+
+def _parts(root: Path, version: str) -> list[str]:
+    """The hashes of the files of a version of several, as far as this machine knows them."""
+    for store in (root / ".dvc" / "cache", root / "outputs" / "dvc"):
+        try:
+            if version.endswith(".dir"):
+                return [str(entry["md5"]) for entry in read_json(_object(store, version))]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return []
+
+
+def restore_files(root: Path, version: str, folder: Path) -> None:
+    """Bring the files of a version back under their names into ``folder``, over what lies there.
+
+    Raises DataError as ``restore`` does, and for a single file whose name nothing here tells.
+    """
+    if version.endswith(".dir"):
+        draft = folder.with_name(f".{folder.name}.draft")
+        restore(root, version, draft)
+        shutil.copytree(draft, folder, dirs_exist_ok=True)
+        shutil.rmtree(draft)
+        return
+    notes = [note for at in (folder, root / "data") for note in sorted(at.rglob("*.dvc")) if note.is_file()]
+    exact = [note for note in notes if _kept(note) == version] or notes
+    names = {note.relative_to(folder if folder in note.parents else root / "data").as_posix()[:-4] for note in exact}
+    if len(names) != 1:
+        what = f"the data {version} is one file, and nothing here says which of data/ it was"
+        raise DataError(what, where=folder, fix=f"bring it back yourself: meguri data get {version[:8]} --to FILE")
+    target = folder / names.pop()
+    target.unlink(missing_ok=True)
+    restore(root, version, target)
+
+
 def _name(root: Path, file: Path) -> str:
     """The name of a file of ``data/``, relative to it."""
     path = (root / file).resolve()
@@ -146,8 +232,7 @@ class _Stamps:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.file = root / ".dvc" / "tmp" / "meguri.json"
-        configs = [root / ".dvc" / name for name in ("config", "config.local")]
-        self.remote = "".join(file.read_text(encoding="utf-8") for file in configs if file.exists())
+        self.remote = _configs(root)
         try:
             known = read_json(self.file)
         except (OSError, ValueError):
@@ -182,9 +267,23 @@ class _Stamps:
 
     def _stored(self, value: str) -> bool:
         """Whether our own remote still has the object; another's is trusted to keep what it was given."""
-        if "url = ../outputs/dvc" not in self.remote:
-            return True
-        return (self.root / "outputs" / "dvc" / "files" / "md5" / value[:2] / value[2:]).exists()
+        return not _own_remote(self.remote) or _object(self.root / "outputs" / "dvc", value).exists()
+
+
+def _configs(root: Path) -> str:
+    """What DVC is told in this project, on this machine."""
+    configs = [root / ".dvc" / name for name in ("config", "config.local")]
+    return "".join(file.read_text(encoding="utf-8") for file in configs if file.exists())
+
+
+def _own_remote(config: str) -> bool:
+    """Whether the remote that DVC takes when none is named is our folder; a team's may stand beside it."""
+    read = ConfigParser(interpolation=None, strict=False)
+    try:
+        read.read_string(config)
+        return read[f"'remote \"{read['core']['remote']}\"'"]["url"] == "../outputs/dvc"
+    except (KeyError, ConfigParserError):
+        return False
 
 
 def _look(path: Path) -> list[int]:

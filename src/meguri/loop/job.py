@@ -33,6 +33,7 @@ GIVEN = {
     "run": None,
     "study": None,
     "outlet": None,
+    "warehouse": None,
     "dataset": "data",
     "release": "evaluation",
     "requests": "evaluation",

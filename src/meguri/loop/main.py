@@ -56,7 +56,7 @@ def run_jobs(
         )
         released = f"release {record.release} is live" if record.release else "nothing was released"
         print(f"run {record.id}: {record.verdict or 'no verdict'}; {released}; {record.seconds:.1f} s")
-        print("look closer: meguri runs, meguri releases show")
+        print("look closer: meguri runs list, meguri releases show")
         return
     known = plan(project)
     for name in jobs:

@@ -175,7 +175,8 @@ def _time_axis(axes: Any, span: Span, words: Words, label: str) -> None:
     axes.set_xlim(0, days)
     axes.set_xticks([at for at, _ in shown], [text for _, text in shown])
     last = (until - timedelta(microseconds=1)).year
-    axes.set_xlabel(f"{label} ({since.year if last == since.year else f'{since.year}–{last}'})")
+    years = f"{since.year}" if last == since.year else f"{since.year}–{last}"
+    axes.set_xlabel(f"{label}（{years}年）" if words.language == "ja" else f"{label} ({years})")
 
 
 def _apart(axes: Any, labels: Sequence[tuple[float, float, str, str]], gap: float = 12) -> None:

@@ -15,6 +15,7 @@ from meguri.loop.job import Job, find_jobs, import_from
 if TYPE_CHECKING:
     from meguri.data.contract import Contract
     from meguri.data.quarantine import Quarantine
+    from meguri.data.warehouse import Warehouse
     from meguri.loop.settings import Settings
     from meguri.record.ledger import Ledger
     from meguri.record.release import Predictions, Release
@@ -136,6 +137,13 @@ class Project:
         moved = self.outputs.joinpath(*parts[1:]) if parts[:1] == ("outputs",) else self.root / path
         moved.parent.mkdir(parents=True, exist_ok=True)
         return f"{scheme}:///{moved}"
+
+    @cached_property
+    def warehouse(self) -> Warehouse:
+        """The tables that the settings name as the source; it connects when it is first asked."""
+        from meguri.data.warehouse import Warehouse
+
+        return Warehouse(self.plain_settings()["warehouse"], self.root)
 
     @cached_property
     def ledger(self) -> Ledger:

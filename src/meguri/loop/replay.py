@@ -17,6 +17,8 @@ import polars as pl
 from meguri.base import clock
 from meguri.base.errors import SettingsError
 from meguri.base.files import write_json
+from meguri.data.drift import psi
+from meguri.loop import intake
 from meguri.loop.project import Project
 from meguri.loop.report import write_report
 from meguri.loop.steps import Steps
@@ -24,7 +26,6 @@ from meguri.loop.story import METRICS as SHOWN
 from meguri.loop.story import PolicyResult, Story, TurnLine
 from meguri.loop.tick import collect, scratch, tick
 from meguri.loop.words import Language
-from meguri.record.drift import psi
 from meguri.record.evaluation import METRICS
 
 if TYPE_CHECKING:
@@ -210,7 +211,7 @@ def _requests(state: Project, since: datetime, until: datetime) -> pl.DataFrame:
     """Every row that was predicted, read at once: each has the features of its own moment, whenever it is read."""
     steps = Steps(state, state.settings(), scratch(state, until, "requests"))
     try:
-        rows = steps.rows(since=since, until=until, labelled=False, door="requests")
+        rows = intake.rows(steps, since=since, until=until, labelled=False, door="requests")
         return pl.DataFrame() if rows is None else rows
     finally:
         shutil.rmtree(steps.run.folder)

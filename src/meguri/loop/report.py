@@ -248,7 +248,7 @@ def _turns(story: Story, words: Words) -> str:
         return _none(words("none_turns"))
     rows, until = [], story.until
     for number, turn in reversed(list(enumerate(turns, 1))):
-        text = f"{number} · {words('kind_' + turn.kind)} · {turn.reason}"
+        text = f"{number} · {words('kind_' + turn.kind)} · {words.told('reason', turn.reason)}"
         rows.append(plots.Row(turn.time, text, turn.kind, until if turn.release is not None else None))
         until = turn.time if turn.release is not None else until
     rows = rows[:MOST_TURNS][::-1]
@@ -269,14 +269,15 @@ def _turn_table(story: Story, words: Words) -> str:
     for number, turn in enumerate(story.loop.turns, 1):
         verdict = turn.verdict if turn.verdict in ("pass", "fail", "unsure") else "none"
         said = f"<b>{e(words('verdict_' + verdict))}</b>" + (
-            f"<br>{e(turn.verdict_reason)}" if turn.verdict_reason else ""
+            f"<br>{e(words.told('verdict', turn.verdict_reason))}" if turn.verdict_reason else ""
         )
         gain = e(_show(turn.gain, story.metric, "+"))
         if turn.low is not None and turn.high is not None:
             low, high = (_show(end, story.metric, "+") for end in (turn.low, turn.high))
             gain += f"<br><small>{e(words('gain_range', low=low, high=high))}</small>"
         release, compared = turn.release or "–", "–" if turn.rows is None else f"{turn.rows:,}"
-        cells = [str(number), f"{turn.time.astimezone(UTC):%Y-%m-%d %H:%M}", e(turn.reason), said, gain]
+        reason = e(words.told("reason", turn.reason))
+        cells = [str(number), f"{turn.time.astimezone(UTC):%Y-%m-%d %H:%M}", reason, said, gain]
         rows.append([*cells, e(release), compared, e(words.seconds(turn.seconds))])
     return _table(columns, rows)
 
@@ -333,6 +334,7 @@ def _quarantine(story: Story, words: Words) -> str:
     ranked = sorted(((n, count) for n, count in story.quarantined.items() if count), key=lambda row: (-row[1], row[0]))
     if not ranked:
         return _none(words("none_quarantine"))
+    ranked = [(words.told("quarantine", name), count) for name, count in ranked]
     title = words("p_quarantine", rows=words("n_rows", n=sum(count for _, count in ranked)), reason=ranked[0][0])
     rest = sum(count for _, count in ranked[MOST_BARS:])
     shown = ranked[:MOST_BARS] + ([(words("others"), rest)] if rest else [])

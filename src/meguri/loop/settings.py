@@ -106,9 +106,9 @@ class OutletSettings(Section):
 
 
 class DataSettings(Section):
-    """The limit of rows that may be quarantined before the turn stops, as a share."""
+    """How many rows may be quarantined before the turn stops: a share below 1, or from 1 on a number of rows."""
 
-    max_quarantined: float = Field(default=0.2, ge=0, le=1)
+    max_quarantined: float = Field(default=0.2, ge=0)
 
 
 class Settings(Section):
@@ -123,6 +123,7 @@ class Settings(Section):
     gate: GateSettings
     loop: LoopSettings = LoopSettings()
     outlets: OutletSettings = OutletSettings()
+    warehouse: str = "duckdb:///data/warehouse"
     ledger: str = "sqlite:///outputs/ledger.db"
     tracking: str = "sqlite:///outputs/mlflow.db"
 

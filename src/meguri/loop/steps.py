@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from meguri.base.clock import duration
 from meguri.base.errors import ContractError, JobError, MeguriError
 from meguri.base.files import locked, read_json, write_json
+from meguri.loop import intake
 from meguri.loop.job import Job, function_of
 from meguri.record.run import Run
 
@@ -44,6 +45,7 @@ class Steps:
             "run": lambda: self.run,
             "study": lambda: {"storage": f"sqlite:///{run.folder / 'study.db'}", "name": run.id, "seed": settings.seed},
             "outlet": lambda: project.outlet(settings),
+            "warehouse": lambda: project.warehouse,
             "params": lambda: dict(settings.model.params),
             "data": self._read_data,
             "dataset": self._read_dataset,
@@ -104,35 +106,12 @@ class Steps:
         else:
             self._keep_plain(job, self.call(name))
 
-    def rows(self, *, since: datetime, until: datetime, labelled: bool, door: str) -> pl.DataFrame | None:
-        """What ``retrieve`` gives for [since, until), held against the contract; bad rows go to quarantine, counted.
-
-        None when the job returns None, or no rows where that is no wonder: nothing to predict, no label yet. Raises ContractError for a table that is broken as a whole, or has too many bad rows.
-        """
-        from meguri.data.table import to_polars
-
-        now = self.run.at
-        table = self.call("retrieve", since=since, until=until, now=now)
-        if table is None or (door != "retrieve" and not to_polars(table).height):
-            return None
-        checked = self.project.contract.check(table, now=now, labelled=labelled)
-        self.project.quarantine.add(checked.quarantined, at=now, door=door, run=self.run.id)
-        bad, good = checked.quarantined.height, checked.rows.height
-        limit = self.settings.data.max_quarantined
-        if bad and bad > limit * (bad + good):
-            raise ContractError(
-                f"{bad} of {bad + good} rows break the contract, more than data.max_quarantined = {limit:g} allows",
-                where=f"src/jobs/retrieve.py; {door}; most often: {_commonest(checked.quarantined)}",
-                fix="look at them: meguri quarantine; mend the source or the contract",
-            )
-        return checked.rows
-
     # what each noun of the six jobs is kept as
 
     def _keep_data(self) -> None:
         from meguri.data import versions
 
-        rows = self.rows(since=self.value("since"), until=self.value("until"), labelled=True, door="retrieve")
+        rows = intake.rows(self, since=self.value("since"), until=self.value("until"), labelled=True, door="retrieve")
         home, path = self.project.data.parent, self.project.data / "rows.parquet"
         if rows is None:  # a project that keeps its data itself: what it has under DVC is what the run saw
             write_json(self.run.folder / "data.json", None)
@@ -142,7 +121,7 @@ class Steps:
             raise ContractError(
                 "retrieve gave no row that keeps the contract",
                 where="src/jobs/retrieve.py",
-                fix="meguri quarantine shows why",
+                fix="meguri data quarantine shows why",
             )
         else:
             _write_parquet(path, rows)
@@ -152,7 +131,7 @@ class Steps:
         self.forget("dataset")
 
     def _keep_model(self) -> None:
-        from meguri.record.drift import sketch
+        from meguri.data.drift import sketch
         from meguri.record.release import Release
 
         estimator = self.call("train")
@@ -302,7 +281,7 @@ class Steps:
         """The rows of the next step that nobody has predicted yet; None when there are none."""
         now = self.run.at
         until = now + duration(self.settings.loop.step)
-        rows = self.rows(since=now, until=until, labelled=False, door="requests")
+        rows = intake.rows(self, since=now, until=until, labelled=False, door="requests")
         if rows is None or rows.is_empty():
             return None
         known = self.project.ledger.keys(since=now, until=until, outlet="table")
@@ -345,10 +324,6 @@ def _write_parquet(path: Path, table: pl.DataFrame) -> None:
     buffer = BytesIO()
     table.write_parquet(buffer)
     write_atomic(path, buffer.getvalue())
-
-
-def _commonest(quarantined: pl.DataFrame) -> str:
-    return str(quarantined["reason"].value_counts(sort=True)["reason"][0])
 
 
 def _line(error: Exception, job: Job, root: Path) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from meguri.base.clock import duration, moment
 from meguri.base.errors import TurnBusy
 from meguri.base.files import locked, read_json, write_json
+from meguri.loop import intake
 from meguri.loop.steps import Steps
 from meguri.loop.trigger import View, parse
 from meguri.loop.turn import Say, silent, turn
@@ -108,7 +109,7 @@ def collect(project: Project, *, now: datetime) -> int:
         return 0
     steps = Steps(project, settings, scratch(project, now, "labels"))
     try:
-        rows = steps.rows(since=since, until=now, labelled=True, door="labels")
+        rows = intake.rows(steps, since=since, until=now, labelled=True, door="labels")
         if rows is None:
             return 0
         import polars as pl

@@ -185,7 +185,7 @@ class Drift(Trigger):
                 fix = f"did you mean '{near[0]}'?" if near else f"features: {', '.join(reference)}"
                 _need(name in reference, f"the live release has no feature '{name}'", where=repr(self), fix=fix)
             reference = {name: reference[name] for name in names}
-        from meguri.record.drift import features_table, psi
+        from meguri.data.drift import features_table, psi
 
         since = view.now - duration(self.window)
         rows = view.ledger.joined(since=since, until=view.now, as_of=view.now, features=True)

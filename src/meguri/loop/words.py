@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from meguri.base.errors import SettingsError
+from meguri.loop import phrases
 from meguri.record.metrics import METRICS
 
 Language = Literal["en", "ja"]
@@ -45,11 +46,15 @@ class Words:
         one, _, many = self._texts[key].partition("|")
         text = one if not many or values.get("n") == 1 else many
         shown = {name: f"{value:,}" if isinstance(value, int) else value for name, value in values.items()}
-        return text.format(**shown)
+        return phrases.fill(text, shown)
 
     def name(self, kind: str, word: str) -> str:
         """The text ``kind_word``; a word that is not in the table stands for itself."""
         return self._texts.get(f"{kind}_{word}", word)
+
+    def told(self, kind: phrases.Kind, text: str) -> str:
+        """What a trigger, the gate or the quarantine said in English; where that is no phrase, the text itself."""
+        return phrases.tell(kind, text, self.language)
 
     def better(self, metric: str) -> str:
         """``higher`` or ``lower``: which values of the metric are better."""

@@ -130,6 +130,15 @@ class Ledger(Protocol):
     def keys(self, *, since: datetime, until: datetime, outlet: str | None = None) -> list[str]:
         """The keys of the predictions with ``time`` in [since, until): what need not be predicted again."""
 
+    def find(self, name: str) -> pl.DataFrame:
+        """The predictions with that prediction id or that key, matured or not, in the order of writing.
+
+        Columns: those of ``joined`` with features, the label being the latest known.
+        """
+
+    def made(self) -> pl.DataFrame:
+        """How many predictions were made from what: release, run, outlet, arm, count, and since and until, the ends of their times."""
+
     def awaited(self, *, as_of: datetime, due_by: datetime | None = None) -> Awaited:
         """The predictions, due by ``due_by`` when it is given, that have no label at ``as_of``."""
 

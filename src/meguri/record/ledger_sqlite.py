@@ -166,6 +166,35 @@ class SqliteLedger:
             rows = db.execute(f"{sql} AND (? IS NULL OR o.outlet = ?)", (micros(since), micros(until), outlet, outlet))
             return [key for (key,) in rows]
 
+    def find(self, name: str) -> pl.DataFrame:
+        """Look in the indexes of ids and keys."""
+        from meguri.record import ledger_columns
+
+        try:
+            id = UUID(name).bytes
+        except ValueError:
+            id = b""
+        with self._reading() as db:
+            origins = db.execute("SELECT n, release, run, outlet, arm FROM origins ORDER BY n").fetchall()
+            sql = """SELECT p.id, p.key, p.time, p.due, p.made_at, p.origin, p.score, p.answer, p.features,
+                            l.value, l.known_at, l.source
+                     FROM predictions p LEFT JOIN labels l ON l.prediction = p.n
+                     WHERE p.id = ? OR p.key = ? ORDER BY p.n, l.known_at, l.version"""
+            return ledger_columns.joined(db.execute(sql, (id, name)), origins, features=True)
+
+    def made(self) -> pl.DataFrame:
+        """Count in one pass over the predictions."""
+        import polars as pl
+
+        text, at = dict.fromkeys(("release", "run", "outlet", "arm"), pl.String), pl.Datetime("us", "UTC")
+        schema = {**text, "count": pl.Int64, "since": pl.Int64, "until": pl.Int64}
+        sql = """SELECT release, run, outlet, arm, count, since, until FROM origins
+                 JOIN (SELECT origin, count(*) AS count, min(time) AS since, max(time) AS until
+                       FROM predictions GROUP BY origin) ON origin = n ORDER BY n"""
+        with self._reading() as db:
+            found = pl.DataFrame(db.execute(sql).fetchall(), schema=schema, orient="row")
+        return found.with_columns(pl.col("since", "until").cast(at))
+
     def awaited(self, *, as_of: datetime, due_by: datetime | None = None) -> Awaited:
         """Count from the small table of the awaited, not from all predictions."""
         due = 2**63 - 1 if due_by is None else micros(due_by)

@@ -13,8 +13,14 @@ from meguri.base.clock import moment
 from meguri.base.errors import JobError
 from meguri.base.files import read_json, write_atomic, write_json
 from meguri.base.ids import stamp_id
+from meguri.record.packages import installed
 
 LOCKS = ("uv.lock", "poetry.lock", "Pipfile.lock", "requirements.txt")
+MADE_WITH = "made_with.json"
+# What is no source: data has versions of its own, and its notes change with every turn.
+NO_SOURCE = (":(exclude)outputs", ":(exclude).dvc", ":(exclude,glob)**/*.dvc", ":(exclude)data/.gitignore")
+_MISSING = "# not in git: "
+_LARGE = 1_000_000  # bytes: a file this large is no code
 
 
 @dataclass(frozen=True)
@@ -27,23 +33,34 @@ class Source:
     lock_hash: str | None
 
 
+def git(root: Path, *arguments: str) -> str | None:
+    """What a git command says in ``root``, bytes that are no UTF-8 kept; None when it fails, or there is no git."""
+    try:
+        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, check=False)
+    except FileNotFoundError:
+        return None
+    return done.stdout.decode("utf-8", "surrogateescape") if done.returncode == 0 else None
+
+
 def read_source(root: Path) -> Source:
     """The source of the project in ``root``; a folder outside git has no commit, one without a lock no hash."""
-
-    def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False)
-        except FileNotFoundError:
-            return None
-        return done.stdout if done.returncode == 0 else None
-
-    commit = git("rev-parse", "HEAD")
-    diff = git("diff", "HEAD", "--", ".") or "" if commit else ""
-    new = git("ls-files", "--others", "--exclude-standard", "--", ".") or "" if commit else ""
-    diff += "".join(f"# not in git: {name}\n" for name in new.splitlines())
+    commit = git(root, "rev-parse", "HEAD")
+    plain = ("--no-color", "--no-ext-diff", "--no-textconv", "--binary", "--src-prefix=a/", "--dst-prefix=b/")
+    diff = git(root, "diff", *plain, "HEAD", "--", ".", *NO_SOURCE) or "" if commit else ""
+    new = git(root, "ls-files", "--others", "--exclude-standard", "--", ".", *NO_SOURCE) or "" if commit else ""
+    diff += "".join(f"{_MISSING}{name}\n" for name in new.splitlines())
     lock = next((root / name for name in LOCKS if (root / name).is_file()), None)
     digest = hashlib.sha256(lock.read_bytes()).hexdigest() if lock else None
     return Source(commit.strip() if commit else None, diff, lock.name if lock else None, digest)
+
+
+def code_of(root: Path) -> dict[str, str]:
+    """The hash of each file of ``src``, by its path in the project: what the jobs are made of."""
+    files = [
+        path for path in sorted((root / "src").rglob("*")) if path.is_file() and path.suffix not in (".pyc", ".pyo")
+    ]
+    small = [path for path in files if path.stat().st_size < _LARGE]
+    return {path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in small}
 
 
 @dataclass(frozen=True)
@@ -80,7 +97,8 @@ class Run:
         folder = outputs / "runs" / name
         folder.mkdir(parents=True)
         if source.diff:
-            write_atomic(folder / "diff.patch", source.diff)
+            write_atomic(folder / "diff.patch", source.diff.encode("utf-8", "surrogateescape"))
+        write_json(folder / MADE_WITH, {"packages": installed(), "code": code_of(root)})
         run = cls(
             name,
             folder,
@@ -105,6 +123,30 @@ class Run:
         kept = read_json(path)
         kept |= {"folder": path.parent, "at": moment(kept["at"]), "overrides": tuple(kept["overrides"])}
         return cls(**kept)
+
+    @property
+    def packages(self) -> dict[str, str] | None:
+        """The packages that were installed, by name; None for a run that kept none."""
+        return self._made_with("packages")
+
+    @property
+    def code(self) -> dict[str, str] | None:
+        """The hash of each file of ``src`` as it was; None for a run that kept none."""
+        return self._made_with("code")
+
+    @property
+    def missing(self) -> list[str]:
+        """The files that lay in the project's folder and were in neither git nor, as changes, the diff."""
+        path = self.folder / "diff.patch"
+        lines = path.read_text("utf-8", "surrogateescape").splitlines() if path.is_file() else []
+        return [line.removeprefix(_MISSING) for line in lines if line.startswith(_MISSING)]
+
+    def _made_with(self, part: str) -> dict[str, str] | None:
+        try:
+            found = read_json(self.folder / MADE_WITH)[part]
+            return {str(name): str(value) for name, value in found.items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
 
     def save(self) -> Run:
         """Write ``run.json`` whole."""

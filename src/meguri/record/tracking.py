@@ -121,7 +121,7 @@ class Tracking:
         """The run of this name or id, as in ``runs``."""
         found = self._runs(name, 1)
         if not found:
-            fix = "see the runs there are: meguri runs"
+            fix = "see the runs there are: meguri runs list"
             raise TrackingError(f"there is no run '{name}'", where=redact(self.uri), fix=fix)
         return found[0]
 

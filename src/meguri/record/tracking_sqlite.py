@@ -200,7 +200,9 @@ class SqliteStore:
             "SELECT artifact_uri FROM runs WHERE run_uuid = ? AND lifecycle_stage = 'active'", (run,)
         ).fetchone()
         if not found:
-            raise TrackingError(f"there is no run '{run}'", where=self.path, fix="see the runs there are: meguri runs")
+            raise TrackingError(
+                f"there is no run '{run}'", where=self.path, fix="see the runs there are: meguri runs list"
+            )
         return str(found[0])
 
     def _texts(self, store: sqlite3.Connection, run: str, params: Mapping[str, str], tags: Mapping[str, str]) -> None:

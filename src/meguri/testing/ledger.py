@@ -137,6 +137,33 @@ class LedgerCase:
         assert sorted(ledger.keys(since=hour(1), until=hour(5), outlet="rest")) == ["k3", "k4"]
         assert ledger.keys(since=hour(6), until=hour(9)) == []
 
+    def test_find(self, ledger: Ledger) -> None:
+        """By id, in any spelling of it, or by key; what is not due yet is found too, with its latest label."""
+        table = some_predictions(3)
+        ledger.write_predictions(table)
+        again = some_predictions(1, start=1, release="r2")
+        ledger.write_predictions(again)
+        ledger.write_labels(some_labels(["k1"], [0.0], hour(4)))
+        ledger.write_labels(some_labels([again["prediction_id"][0]], [1.0], hour(5), by="prediction_id"))
+        both = ledger.find("k1")
+        assert both.select(table.columns).equals(pl.concat([table[1:2], again]))
+        assert both["label"].to_list() == [0.0, 1.0]
+        assert ledger.find(table["prediction_id"][2].upper())["key"].to_list() == ["k2"]
+        assert ledger.find("nobody").height == 0
+        assert ledger.find("nobody").columns == ledger.joined(as_of=hour(100), features=True).columns
+
+    def test_made(self, ledger: Ledger) -> None:
+        """Counted by release, run, outlet and arm, with the ends of their times."""
+        assert ledger.made().height == 0
+        ledger.write_predictions(some_predictions(3))
+        ledger.write_predictions(some_predictions(2, start=3, release="r2", run=None))
+        found = ledger.made()
+        assert found.columns == ["release", "run", "outlet", "arm", "count", "since", "until"]
+        assert found.sort("release").rows() == [
+            ("r1", "run1", "table", "champion", 3, hour(0), hour(2)),
+            ("r2", None, "table", "champion", 2, hour(3), hour(4)),
+        ]
+
     def test_labels_new_same_corrected_unmatched(self, ledger: Ledger) -> None:
         """Each written label is counted for what it says."""
         ledger.write_predictions(some_predictions(3))

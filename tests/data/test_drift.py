@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from meguri.base.errors import DataError
-from meguri.record.drift import chi2_quantile, features_table, psi, sketch
+from meguri.data.drift import compare, features_table, psi, sketch
 
 
 def table(count: int, seed: int = 0, shift: float = 0.0) -> pl.DataFrame:
@@ -103,8 +103,82 @@ def test_features_come_back_from_the_ledgers_json() -> None:
             features_table([broken], reference)
 
 
-@pytest.mark.parametrize("df", [1, 3, 9, 30])
-@pytest.mark.parametrize("p", [0.95, 0.99, 0.9995])
-def test_the_chi_squared_quantile_is_near_scipys(p: float, df: int) -> None:
-    assert chi2_quantile(p, df) == pytest.approx(stats.chi2.ppf(p, df), rel=0.06)
-    assert chi2_quantile(p, 0) == 0
+@pytest.mark.parametrize("spike", [0.0, 5.0])
+def test_a_column_that_is_nearly_always_the_same_is_not_overlooked(spike: float) -> None:
+    def rain(seed: int, wet: float) -> pl.DataFrame:
+        rng = np.random.default_rng(seed)
+        return pl.DataFrame({"rain": np.where(rng.random(4000) < wet, rng.exponential(size=4000) + 5.1, spike)})
+
+    reference = sketch(rain(0, 0.07), ["rain"])
+    assert reference["rain"]["edges"]
+    assert psi(reference, rain(1, 0.07), alpha=0.01)["rain"] == 0
+    assert psi(reference, rain(2, 0.5), alpha=0.01)["rain"] > 0.5
+
+
+KINDS = ["normal", "ties", "zeros", "skew", "cat", "zipf", "many", "rare"]
+
+
+def drawn(kind: str, count: int, rng: np.random.Generator) -> pl.Series:
+    """A column with the trouble that real ones have: ties, skew, rare and very many values, a tenth of it missing."""
+    values = {
+        "normal": lambda: rng.normal(size=count),
+        "ties": lambda: rng.integers(0, 4, count) * 1.0,
+        "zeros": lambda: np.where(rng.random(count) < 0.93, 0, rng.exponential(size=count)),
+        "skew": lambda: np.exp(2 * rng.normal(size=count)),
+        "cat": lambda: rng.choice(list("abcdefgh"), count, p=[0.5, 0.2, 0.1, 0.1, 0.05, 0.03, 0.015, 0.005]),
+        "zipf": lambda: [f"v{i}" for i in rng.zipf(1.5, count)],
+        "many": lambda: [f"v{i}" for i in rng.integers(0, 1000, count)],
+        "rare": lambda: rng.random(count) < 0.01,
+    }[kind]()
+    return pl.Series("x", values).set(pl.Series(rng.random(count) < 0.1), None)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("n", "m"), [(30, 30), (30, 3000), (500, 2000)])
+def test_equal_columns_seem_to_differ_as_rarely_as_stated(kind: str, n: int, m: int) -> None:
+    rng = np.random.default_rng(7)
+    pairs = [compare(drawn(kind, n, rng), drawn(kind, m, rng), level=0.05) for _ in range(100)]
+    assert sum(pair.p <= 0.05 for pair in pairs) <= 12  # 5 expected; more than 12 once in 700 times
+    for value, noise in (("psi", "psi_noise"), ("js", "js_noise")):
+        assert sum(getattr(pair, value) > getattr(pair, noise) for pair in pairs) <= 12
+
+
+def test_chance_is_told_for_each_figure() -> None:
+    rng = np.random.default_rng(3)
+    old, new = pl.Series(rng.normal(size=4000)), pl.Series(rng.normal(size=4000) + 0.5)
+    shift = compare(old, new, level=0.01)
+    assert shift.psi == pytest.approx(0.25, abs=0.06)
+    assert shift.ks == pytest.approx(stats.ks_2samp(old, new).statistic)
+    assert shift.ks_noise == pytest.approx(stats.kstwobign.ppf(0.99) / np.sqrt(2000), rel=1e-6)
+    assert shift.psi_noise == pytest.approx(stats.chi2.ppf(0.99, 9) / 2000, rel=0.02)
+    assert 0 < shift.js_noise < shift.js < 1
+    assert shift.p < 1e-50
+    assert sum(shift.old) == sum(shift.new) == 4000
+
+
+def test_a_comparison_does_not_depend_on_the_side() -> None:
+    rng = np.random.default_rng(3)
+    for kind in KINDS:
+        a, b = drawn(kind, 300, rng), drawn(kind, 2000, rng)
+        one, other = compare(a, b, level=0.01), compare(b, a, level=0.01)
+        assert (one.psi, one.js, one.ks) == pytest.approx((other.psi, other.js, other.ks))
+        assert one.old == other.new
+
+
+def test_a_sketch_is_compared_like_the_rows_it_was_made_of() -> None:
+    rng = np.random.default_rng(3)
+    for kind in ("normal", "cat", "many"):
+        old, same, other = (drawn(kind, 2000, rng) for _ in range(3))
+        reference = sketch(pl.DataFrame({"x": old}), ["x"])["x"]
+        assert compare(reference, same, level=0.01).p > 0.001
+        if kind != "many":
+            moved = other + 0.5 if kind == "normal" else other.replace("a", "b")
+            assert compare(reference, moved, level=0.0001).p < 0.0001
+
+
+def test_nothing_to_compare_is_no_difference() -> None:
+    none = pl.Series("x", [None, None], dtype=pl.Float64)
+    assert compare(none, none, level=0.01).p == 1
+    assert compare(none, none, level=0.01).ks is None
+    assert compare(pl.Series([1, 1]), pl.Series([1, 1, 1]), level=0.01).psi == 0
+    assert compare(pl.Series(["a"] * 50), pl.Series([None] * 50, dtype=pl.String), level=0.01).p < 0.01
