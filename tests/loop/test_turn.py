@@ -54,6 +54,11 @@ def test_what_the_run_was_made_of_is_in_mlflow(project_root: Path) -> None:
     assert 0.5 < run.data.metrics["auc"] < 1
     assert run.data.tags["meguri.reason"] == "first"
     assert run.data.tags["meguri.data_version"] == record.detail["data_version"]
+    assert run.info.end_time - run.info.start_time == int(record.seconds * 1000) > 0
+    assert run.data.tags["mlflow.note.content"] == f"first: {record.detail['verdict']['reason']}"
+    assert [(used.dataset.name, used.dataset.digest) for used in run.inputs.dataset_inputs] == [
+        ("alarm", record.detail["data_version"])
+    ]
     assert "run.json" in {item.path for item in client.list_artifacts(run.info.run_id)}
     version = client.get_model_version_by_alias("alarm", "champion")
     assert version.tags["release_id"] == record.release
@@ -96,6 +101,11 @@ def test_a_job_that_fails_says_where_and_leaves_nothing_live(project_root: Path)
     project = Project.open(project_root)
     assert project.champion() is None
     assert [t.status for t in project.ledger.turns()] == ["failed"]
+    (run,) = project.tracking.runs()
+    assert run["status"] == "FAILED"
+    assert run["tags"]["mlflow.note.content"].endswith(
+        ": JobError: the job 'train' failed: ZeroDivisionError: division by zero"
+    )
 
 
 def test_a_search_space_that_would_tune_nothing_is_refused(project_root: Path) -> None:

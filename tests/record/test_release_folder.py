@@ -189,6 +189,30 @@ def test_loading_and_predicting_imports_no_training_library(made: Release, tmp_p
     assert heavy.strip() == "[]"
 
 
+def test_predicting_tells_the_makers_of_the_runtime_nothing(
+    made: Release, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # ONNX Runtime's telemetry, where it is on, keeps what it will send in the user's cache folder
+    for name in ("CI", "GITHUB_ACTIONS", "XDG_CACHE_HOME", "ORT_DISABLE_TELEMETRY"):
+        monkeypatch.delenv(name, raising=False)
+    rows().write_parquet(tmp_path / "rows.parquet")
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    alone(
+        """
+        import sys
+        from pathlib import Path
+        import polars as pl
+        from meguri.record.release import Release
+        Release.load(Path(sys.argv[1])).predict(pl.read_parquet(sys.argv[2]))
+        """,
+        made.folder,
+        tmp_path / "rows.parquet",
+        folder=tmp_path,
+    )
+    assert list((tmp_path / "home").rglob("*")) == []
+
+
 def test_releases_of_two_projects_that_call_their_package_src_load_side_by_side(tmp_path: Path) -> None:
     for name, sign in (("one", 1), ("two", -1)):
         package = tmp_path / name / "src"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 import os
 import socket
@@ -47,7 +48,7 @@ def tracking(
 
 def release(folder: Path) -> Path:
     (folder / "data").mkdir(parents=True)
-    (folder / "MLmodel").write_text("flavors: {}\n")
+    (folder / "MLmodel").write_text('{"flavors": {"onnx": {"data": "model.onnx"}}}')
     (folder / "data" / "model.onnx").write_bytes(bytes(range(256)))
     return folder
 
@@ -59,6 +60,7 @@ def whole_turn(tracking: Tracking, folder: Path) -> str:
     tracking.log(run, metrics={"none": math.nan, "much": math.inf}, params={"seed": 1}, tags={"verdict": "pass"}, at=AT)
     (folder / "report.html").write_text("<p>巡り</p>")
     tracking.artifacts(run, [folder / "report.html"], "report")
+    tracking.data(run, "0" * 32 + ".dir", "https://me:hunter2@host/data")
     tracking.register(run, release(folder / "bundle"), "r-1", {"verdict": "pass"})
     tracking.alias("champion", "r-1")
     tracking.finish(run, "FINISHED", AT + timedelta(minutes=5))
@@ -82,6 +84,8 @@ def test_a_turn_reads_back_whole(tracking: Tracking, tmp_path: Path) -> None:
     }
     assert run["tags"].items() >= {**TAGS, "verdict": "pass", "mlflow.user": run["user"]}.items()
     assert list(run["tags"]) == sorted(run["tags"])
+    (model,) = json.loads(run["tags"]["mlflow.log-model.history"])
+    assert model == {"run_id": ident, "artifact_path": "releases/r-1", "flavors": {"onnx": {}}}
 
 
 def test_a_user_of_mlflow_finds_all_that_he_expects(mlflow_store: Path, tmp_path: Path) -> None:
@@ -94,6 +98,10 @@ def test_a_user_of_mlflow_finds_all_that_he_expects(mlflow_store: Path, tmp_path
     assert found.data.tags["mlflow.source.git.commit"] == COMMIT
     assert found.data.tags["mlflow.source.type"] == "LOCAL"
     assert found.data.tags["mlflow.source.name"]
+    (used,) = found.inputs.dataset_inputs
+    assert (used.dataset.name, used.dataset.digest) == ("flights", "0" * 32 + ".dir")
+    assert (used.dataset.source_type, json.loads(used.dataset.source)) == ("local", {"uri": "https://me:***@host/data"})
+    assert [(tag.key, tag.value) for tag in used.tags] == [("mlflow.data.context", "training")]
     history = mlflow.get_metric_history(ident, "loss")
     assert [(point.step, point.value) for point in history] == [(0, 0.5), (1, 0.4), (2, 0.3)]
     assert [point.timestamp for point in history] == [int(AT.timestamp()) * 1000 + 60_000 * n for n in range(3)]
@@ -160,12 +168,22 @@ def test_a_release_has_one_version_and_aliases_move(tracking: Tracking, tmp_path
     tracking.alias("champion", None)
 
 
+def test_a_folder_that_is_no_model_is_registered_without_being_called_one(tracking: Tracking, tmp_path: Path) -> None:
+    run = tracking.start("a", params={}, tags={}, at=AT)
+    bundle = release(tmp_path / "bundle")
+    (bundle / "MLmodel").write_text("flavors: {}")  # not as Meguri writes it
+    assert tracking.register(run, bundle, "r-1", {}) == 1
+    assert "mlflow.log-model.history" not in tracking.run("a")["tags"]
+
+
 def test_what_is_wrong_is_said(tracking: Tracking, tmp_path: Path) -> None:
     run = tracking.start("a", params={}, tags={}, at=AT)
     for call in (
         lambda: tracking.run("b"),
         lambda: tracking.log("0" * 32, metrics={"x": 1}, at=AT),
         lambda: tracking.register("0" * 32, tmp_path, "r", {}),
+        lambda: tracking.data("0" * 32, "1", "data"),
+        lambda: tracking.data(run, "0" * 37, "data"),
         lambda: tracking.artifacts(run, tmp_path / "gone"),
         lambda: tracking.artifacts(run, tmp_path, "../elsewhere"),
         lambda: tracking.artifacts(run, tmp_path, "/elsewhere"),
@@ -231,7 +249,7 @@ def test_artifacts_are_copied_whole(tracking: Tracking, tmp_path: Path) -> None:
     uri = tracking.run("a")["artifacts"]
     if "://" not in uri and Path(uri).is_dir():
         files = {str(path.relative_to(uri)): path.stat().st_size for path in Path(uri).rglob("*") if path.is_file()}
-        assert files == {"MLmodel": 12, "deep/er/MLmodel": 7, "deep/er/data/model.onnx": 256}
+        assert files == {"MLmodel": 45, "deep/er/MLmodel": 7, "deep/er/data/model.onnx": 256}
 
 
 def test_an_artifact_that_cannot_be_written_leaves_nothing(mlflow_store: Path, tmp_path: Path) -> None:
@@ -250,7 +268,7 @@ def test_an_artifact_goes_where_the_experiment_keeps_them(mlflow_store: Path, tm
     run = tracking.start("a", params={}, tags={}, at=AT)
     tracking.register(run, release(tmp_path / "bundle"), "r-1", {})
     (kept,) = (tmp_path / "else where" / run / "artifacts" / "releases").iterdir()
-    assert (kept / "MLmodel").read_text() == "flavors: {}\n"
+    assert (kept / "data" / "model.onnx").stat().st_size == 256
     assert [each.path for each in client(tmp_path).list_artifacts(run, "releases")] == ["releases/r-1"]
 
 

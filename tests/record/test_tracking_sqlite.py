@@ -30,7 +30,7 @@ def _no_address_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def release(folder: Path) -> Path:
     (folder / "data").mkdir(parents=True)
-    (folder / "MLmodel").write_text("flavors: {}\n")
+    (folder / "MLmodel").write_text('{"flavors": {"onnx": {"data": "model.onnx"}}}')
     (folder / "data" / "model.onnx").write_bytes(bytes(range(256)))
     return folder
 
@@ -41,6 +41,9 @@ def rows(folder: Path) -> dict[str, list[str]]:
         store.row_factory = sqlite3.Row
         tables = [name for (name,) in store.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         ids = [str(ident) for (ident,) in store.execute("SELECT run_uuid FROM runs ORDER BY name")]
+        ids += [str(ident) for (ident,) in store.execute("SELECT dataset_uuid FROM datasets ORDER BY digest")]
+        inputs = "SELECT input_uuid FROM inputs JOIN datasets ON dataset_uuid = source_id ORDER BY destination_id = ?, digest"
+        ids += [str(ident) for (ident,) in store.execute(inputs, ids[:1])]
         found: dict[str, list[str]] = {}
         for table in tables:
             found[table] = []
@@ -52,14 +55,14 @@ def rows(folder: Path) -> dict[str, list[str]]:
                     continue  # made with the store
                 text = json.dumps(cells, ensure_ascii=False).replace(str(folder), "FOLDER")
                 for number, ident in enumerate(ids):
-                    text = text.replace(ident, f"RUN{number}")
+                    text = text.replace(ident, f"ID{number}")
                 found[table].append(text)
             found[table].sort()
         return found
 
 
 def test_every_row_is_the_one_that_mlflow_writes(mlflow_store: Path, tmp_path: Path) -> None:
-    from mlflow.entities import Metric, Param, RunTag
+    from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 
     ours, theirs = tmp_path / "ours", tmp_path / "theirs"
     straight = embedded(mlflow_store, ours)
@@ -87,6 +90,8 @@ def test_every_row_is_the_one_that_mlflow_writes(mlflow_store: Path, tmp_path: P
         straight.log(
             run, metrics={}, params={"lr": "0.1", "late": "2"}, tags={"reason": "changed", "new": "tag"}, at=AT
         )
+        for version in ("1" * 32, f"2{name}", "1" * 32):
+            straight.data(run, version, "data")
         straight.register(run, release(ours / name), f"r-{name}", {"verdict": "pass"})
         for alias in ("champion", "challenger"):
             straight.alias(alias, f"r-{name}")
@@ -103,6 +108,11 @@ def test_every_row_is_the_one_that_mlflow_writes(mlflow_store: Path, tmp_path: P
             mlflow.log_batch(run, metrics=[Metric(key, value, millis + after, step)])
         late = [Param("lr", "0.1"), Param("late", "2")]
         mlflow.log_batch(run, params=late, tags=[RunTag("reason", "changed"), RunTag("new", "tag")])
+        for version in ("1" * 32, f"2{name}", "1" * 32):
+            dataset = Dataset("flights", version, "local", '{"uri": "data"}')
+            mlflow.log_inputs(run, datasets=[DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+        model = {"run_id": run, "artifact_path": f"releases/r-{name}", "flavors": {"onnx": {}}}
+        mlflow.set_tag(run, "mlflow.log-model.history", json.dumps([model]))
         source = f"{mlflow.get_run(run).info.artifact_uri}/releases/r-{name}"
         tags = {"verdict": "pass", "release_id": f"r-{name}"}
         version = mlflow.create_model_version("flights", source, run, tags=tags).version

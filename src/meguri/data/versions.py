@@ -303,7 +303,7 @@ def _fetched(repo: Any, hashes: list[str]) -> Any:
     made = need("dvc_data.hashfile.hash_info").HashInfo
     gone = [made("md5", value) for value in hashes if not cache.exists(value)]
     if gone:
-        repo.cloud.pull(gone)
+        repo.cloud.pull(gone, odb=_remote(repo, "pull"))
     return cache
 
 
@@ -347,10 +347,17 @@ def _store(root: Path, names: list[str]) -> dict[str, str]:
             tree.digest()
             repo.cache.local.add(tree.path, tree.fs, tree.oid)
             keep.append(tree.hash_info)
-        result = repo.cloud.push(keep)
+        result = repo.cloud.push(keep, odb=_remote(repo, "push"))
         if result.failed:
             raise DataError(f"{len(result.failed)} objects did not reach the remote", where=root, fix="run `dvc push`")
     return made
+
+
+def _remote(repo: Any, command: str) -> Any:
+    """DVC's remote, asked what it has each time: DVC's own index of it, a SQLite file, is opened and never closed."""
+    remote = repo.cloud.get_remote_odb(command=command)
+    remote.tmp_dir = None
+    return remote
 
 
 def _site(root: Path) -> Path:

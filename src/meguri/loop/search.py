@@ -230,16 +230,18 @@ def _opened(optuna: Any, url: str) -> Iterator[Any]:
     """Optuna's storage; an embedded one is made, and searched in, by one process at a time."""
     prefix, path = url[:10], Path(url[10:])
     with locked(path.with_name(f".{path.name}.lock")) if prefix == "sqlite:///" and url[10:] else nullcontext():
+        store = object.__new__(optuna.storages.RDBStorage)  # in two steps: what fails half-made has an engine to close
         try:
-            store = optuna.storages.RDBStorage(url)
-        except Exception as error:
-            fix = "is it Optuna's, of this version? A SQLite file may be moved away, and the search begins anew"
-            raise JobError(f"the search's store cannot be opened: {error}", where=redact(url), fix=fix) from error
-        try:
+            try:
+                store.__init__(url)
+            except Exception as error:
+                fix = "is it Optuna's, of this version? A SQLite file may be moved away, and the search begins anew"
+                raise JobError(f"the search's store cannot be opened: {error}", where=redact(url), fix=fix) from error
             yield store
         finally:
-            store.remove_session()
-            store.engine.dispose()
+            if hasattr(store, "scoped_session"):
+                store.remove_session()
+                store.engine.dispose()
 
 
 def _seconds(timeout: str | float | timedelta | None) -> float:

@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -209,20 +209,23 @@ def close(steps: Steps, status: str, error: Exception | None) -> TurnRecord:
             "seconds": seconds,
             **{f"gate_{k}": verdict[k] for k in ("gain", "low", "high") if verdict.get(k) is not None},
         }
+        end = run.at + timedelta(seconds=seconds)
         project.tracking.log(
             run.tracking_id,
             metrics=numbers,
             params=_searched(run.folder),
             tags=_outcome(run, verdict, error),
-            at=run.at,
+            at=end,
         )
+        if run.data_version:
+            project.tracking.data(run.tracking_id, run.data_version, "data")
         kept = [
             p
             for p in (run.folder / n for n in ("run.json", "verdict.json", "diff.patch", "params.json"))
             if p.is_file()
         ]
         project.tracking.artifacts(run.tracking_id, kept)
-        project.tracking.finish(run.tracking_id, "FINISHED" if status == "done" else "FAILED", run.at)
+        project.tracking.finish(run.tracking_id, "FINISHED" if status == "done" else "FAILED", end)
     project.ledger.write_turn(record)
     steps.run = run.with_(status=status)
     return record
@@ -294,7 +297,10 @@ def _outcome(run: Run, verdict: dict[str, Any], error: Exception | None) -> dict
         tags |= {"meguri.verdict": verdict["result"], "meguri.verdict_reason": verdict["reason"]}
     if run.facts.get("release"):
         tags["meguri.release"] = run.facts["release"]
-    return tags | ({"meguri.error": _one_line(error)} if error else {})
+    if error:
+        tags["meguri.error"] = _one_line(error)
+    said = tags.get("meguri.error") or verdict.get("reason")
+    return tags | {"mlflow.note.content": f"{run.reason}: {said}" if said else run.reason}  # the text of its page
 
 
 def _one_line(error: Exception) -> str:

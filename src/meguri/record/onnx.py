@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -171,6 +172,7 @@ class Session:
     """An ONNX file ready to answer; made once, used by any thread."""
 
     def __init__(self, source: Path | bytes, *, threads: int = 1) -> None:
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # on by default since 1.29; it names models to its makers
         runtime = need("onnxruntime")
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads  # with its default threads the runtime spins between calls

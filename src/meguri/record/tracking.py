@@ -19,14 +19,14 @@ from urllib.parse import unquote, urlparse
 
 from meguri.base.clock import from_micros, micros
 from meguri.base.errors import MeguriError, TrackingError
-from meguri.base.files import locked, new_folder
+from meguri.base.files import locked, new_folder, read_json
 from meguri.base.redact import redact
 from meguri.record.tracking_client import ClientStore, create
 from meguri.record.tracking_sqlite import SqliteStore, known
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 # MLflow's limits, in characters
-_KEY, _PARAM, _TAG = 250, 6000, 8000
+_KEY, _PARAM, _TAG, _DIGEST = 250, 6000, 8000, 36
 
 
 class Tracking:
@@ -90,6 +90,17 @@ class Tracking:
                 for file in [each] if each.is_file() else sorted(file for file in each.rglob("*") if file.is_file()):
                     _place(file, folder / path / (file.name if file is each else file.relative_to(each)))
 
+    def data(self, run: str, version: str, source: str) -> None:
+        """Name the data that a run was trained on: MLflow's dataset of the experiment's name with this digest.
+
+        ``source`` is the path where it is; its secrets are masked.
+        """
+        if not 0 < len(version) <= _DIGEST:
+            raise TrackingError(
+                f"'{version}' is no version of data", fix=f"give it 1 to {_DIGEST} characters, as MD5 has"
+            )
+        self._store.data(run, self.experiment, version, json.dumps({"uri": redact(source)}, ensure_ascii=False))
+
     def finish(self, run: str, status: Status, at: datetime) -> None:
         """End a run; once more is no error, and the later end stands."""
         self._store.finish(run, status, _millis(at))
@@ -107,7 +118,8 @@ class Tracking:
         elif not (kept / path).exists():
             with _on_disk(kept), new_folder(kept / path) as draft:
                 shutil.copytree(folder, draft, dirs_exist_ok=True)
-        return self._store.register(run, self.model, f"{uri}/{path}", release_id, _texts(tags, _TAG))
+        marks = _model(folder, run, path)
+        return self._store.register(run, self.model, f"{uri}/{path}", release_id, _texts(tags, _TAG), marks)
 
     def alias(self, name: str, release_id: str | None) -> None:
         """Let an alias of the registered model, such as champion, name this release; None takes the alias away."""
@@ -177,6 +189,19 @@ def _local(uri: str) -> Path | None:
     if "://" not in uri and not uri.startswith(("file:", "mlflow-artifacts:")):
         return Path(uri)
     return Path(unquote(urlparse(uri).path)) if uri.startswith("file:") else None
+
+
+def _model(folder: Path, run: str, path: str) -> dict[str, str]:
+    """The tag by which MLflow's pages know a folder among a run's artifacts to be a model, if it is one."""
+    try:
+        kept = read_json(folder / "MLmodel")
+        flavors: dict[str, Any] = {name: {} for name in kept["flavors"]}  # their names are enough, and a tag is short
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    more = {name: kept[name] for name in ("model_uuid", "utc_time_created") if name in kept}
+    return {
+        "mlflow.log-model.history": json.dumps([{"run_id": run, "artifact_path": path, "flavors": flavors, **more}])
+    }
 
 
 def _named(values: Mapping[str, Any]) -> dict[str, Any]:

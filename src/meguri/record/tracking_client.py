@@ -84,8 +84,19 @@ class ClientStore:
             send = self.client.log_artifacts if source.is_dir() else self.client.log_artifact
             send(run, str(source), path or None)
 
-    def register(self, run: str, model: str, source: str, release: str, tags: Mapping[str, str]) -> int:
+    def data(self, run: str, name: str, digest: str, source: str) -> None:
         """See SqliteStore."""
+        with asked(self.uri):
+            entities = self.mlflow.entities
+            tag = entities.InputTag("mlflow.data.context", "training")
+            used = entities.DatasetInput(entities.Dataset(name, digest, "local", source), [tag])
+            self.client.log_inputs(run, datasets=[used])
+
+    def register(
+        self, run: str, model: str, source: str, release: str, tags: Mapping[str, str], marks: Mapping[str, str]
+    ) -> int:
+        """See SqliteStore."""
+        self.log(run, {}, {}, marks, at=0, step=0)
         with asked(self.uri):
             found = self._version(model, release)
             if found:

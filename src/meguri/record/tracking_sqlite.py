@@ -106,11 +106,35 @@ class SqliteStore:
         with _connected(self.path) as store:
             return self._active(store, run)
 
-    def register(self, run: str, model: str, source: str, release: str, tags: Mapping[str, str]) -> int:
-        """The number of the model's version for this release, made when there is none."""
+    def data(self, run: str, name: str, digest: str, source: str) -> None:
+        """The dataset of this name and digest as what the run was trained on, made when there is none."""
+        with self._write() as store:
+            self._active(store, run)
+            (experiment,) = store.execute("SELECT experiment_id FROM runs WHERE run_uuid = ?", (run,)).fetchone()
+            store.execute(
+                "INSERT INTO datasets (dataset_uuid, experiment_id, name, digest, dataset_source_type, dataset_source)"
+                " VALUES (?, ?, ?, ?, 'local', ?) ON CONFLICT DO NOTHING",
+                (uuid.uuid4().hex, experiment, name, digest, source),
+            )
+            made = uuid.uuid4().hex
+            added = store.execute(
+                "INSERT INTO inputs (input_uuid, source_type, source_id, destination_type, destination_id)"
+                " SELECT ?, 'DATASET', dataset_uuid, 'RUN', ? FROM datasets"
+                " WHERE experiment_id = ? AND name = ? AND digest = ? ON CONFLICT DO NOTHING",
+                (made, run, experiment, name, digest),
+            )
+            if added.rowcount:
+                tag = (made, "mlflow.data.context", "training")
+                store.execute("INSERT INTO input_tags (input_uuid, name, value) VALUES (?, ?, ?)", tag)
+
+    def register(
+        self, run: str, model: str, source: str, release: str, tags: Mapping[str, str], marks: Mapping[str, str]
+    ) -> int:
+        """The number of the model's version for this release, made when there is none; ``marks`` are tags of the run."""
         moment = time.time_ns() // 1_000_000
         with self._write() as store:
             self._active(store, run)
+            self._texts(store, run, {}, marks)
             found = self._version(store, model, release)
             if found:
                 return found
