@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from meguri.data.contract import Contract as Contract
     from meguri.data.dataset import Dataset as Dataset
+    from meguri.data.features import Events as Events
     from meguri.loop.main import main as main
     from meguri.loop.project import Project as Project
     from meguri.loop.search import Choice as Choice
@@ -26,6 +27,7 @@ _HOMES = {
     "Choice": "loop.search",
     "Contract": "data.contract",
     "Dataset": "data.dataset",
+    "Events": "data.features",
     "Evaluation": "record.evaluation",
     "Float": "loop.search",
     "Int": "loop.search",

@@ -15,6 +15,7 @@ EXTRAS = {
     "cookiecutter": "cookiecutter",
     "duckdb": "table",
     "dvc": "versions",
+    "ibis": "warehouse",
     "lightgbm": "lightgbm",
     "matplotlib": "report",
     "mlflow": "track",
@@ -24,11 +25,14 @@ EXTRAS = {
     "optuna": "search",
     "pandas": "data",
     "pandera": "data",
+    "psycopg": "postgres",
     "pyarrow": "data",
+    "redis": "redis",
     "skl2onnx": "sklearn",
     "sklearn": "sklearn",
     "skops": "sklearn",
     "sqlalchemy": "table",
+    "sqlglot": "warehouse",
     "threadpoolctl": "sklearn",
 }
 

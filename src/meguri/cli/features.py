@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from meguri.data.sources import Sources
     from meguri.loop.project import Project
 
-ONLINE = "sqlite:///outputs/online.db"
 Url = Annotated[
     str | None,
     typer.Option("--online", help="The online table: sqlite:///path, postgres://… or redis://… [settings: online]"),
@@ -190,4 +189,4 @@ def _sources(project: Project, now: datetime) -> Sources:
 def _table(project: Project, url: str | None) -> OnlineTable:
     from meguri.data.online import open_online
 
-    return open_online(str(url or getattr(project.settings(), "online", ONLINE)), project.root)
+    return open_online(url or project.settings().online, project.root)

@@ -193,7 +193,8 @@ def _turn_line(record: TurnRecord) -> str:
     verdict = record.detail.get("verdict") or {}
     because = f" ({verdict['reason']})" if verdict.get("reason") else ""
     released = f"release {record.release} is live" if record.release else "nothing was released"
-    return f"run {record.id}: {record.reason}\n  verdict: {record.verdict or 'none'}{because}\n  {released}; {record.seconds or 0:.1f} s"
+    odd = "".join(f"\n  worth a look: {finding}" for finding in record.detail.get("findings", []))
+    return f"run {record.id}: {record.reason}\n  verdict: {record.verdict or 'none'}{because}\n  {released}; {record.seconds or 0:.1f} s{odd}"
 
 
 def _tick_line(done: Tick) -> str:

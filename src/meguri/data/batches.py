@@ -181,7 +181,11 @@ def orphans(rows: pl.DataFrame, references: Mapping[str, pl.Series]) -> Checked:
 
     masks = {}
     for name, known in references.items():
-        mask = (~rows[name].is_in(known.drop_nulls().unique().cast(rows[name].dtype).implode())).fill_null(False)
+        if name not in rows.columns:
+            continue
+        mask = (
+            ~rows[name].is_in(known.drop_nulls().unique().cast(rows[name].dtype, strict=False).implode())
+        ).fill_null(False)
         if mask.any():
             masks[f"{name}: not in {known.name or 'its reference'}"] = mask
     if not masks:
@@ -197,14 +201,20 @@ def learning(history: Sequence[Stats], rules: Rules = Rules()) -> str | None:
     return f"{len(history)} of {rules.learn} batches are known: until then a batch is only learned from"
 
 
+def stale(newest: datetime, rules: Rules, now: datetime) -> list[Finding]:
+    """The finding that no row is as new as ``rules.fresh`` asks, or none."""
+    if rules.fresh is None or moment(now) - moment(newest) <= duration(rules.fresh):
+        return []
+    found, expected = (
+        f"the newest row is of {newest:%Y-%m-%d %H:%M}",
+        f"one not older than {spell(duration(rules.fresh))}",
+    )
+    return [Finding("fresh", (), found, expected, rules.stop)]
+
+
 def _stated(stats: Stats, rules: Rules, now: datetime) -> Iterator[Finding]:
     """What breaks a limit that a person has set."""
-    newest = moment(stats["newest"])
-    if rules.fresh is not None and moment(now) - newest > duration(rules.fresh):
-        oldest = spell(duration(rules.fresh))
-        yield Finding(
-            "fresh", (), f"the newest row is of {newest:%Y-%m-%d %H:%M}", f"one not older than {oldest}", True
-        )
+    yield from stale(moment(stats["newest"]), rules, now)
     if rules.rows is not None and not rules.rows[0] <= stats["rows"] <= rules.rows[1]:
         yield Finding("rows", (), f"{stats['rows']} rows", f"{rules.rows[0]} to {rules.rows[1]}", True)
 

@@ -105,10 +105,32 @@ class OutletSettings(Section):
     table: TableSettings | None = None
 
 
+class BatchSettings(Section):
+    """What stops a batch, the rows of one ``loop.step``, that is not like those before it.
+
+    It is held against the last ``history`` batches, once there are ``learn``. ``rows``: so many, from and to. ``fresh``:
+    how old the newest row may be. With ``stop: false`` what is odd is only told.
+    """
+
+    history: int = Field(default=60, ge=1, le=119)
+    learn: int = Field(default=7, ge=2)
+    fresh: str | None = None
+    rows: tuple[int, int] | None = None
+    stop: bool = True
+
+    _check = field_validator("fresh")(_duration)
+
+
 class DataSettings(Section):
-    """How many rows may be quarantined before the turn stops: a share below 1, or from 1 on a number of rows."""
+    """What the rows that come in are held against, beside the contract.
+
+    ``max_quarantined`` is how many may be quarantined before the turn stops: a share below 1, or from 1 on a number of
+    rows. ``references`` names for a column the table and column of the warehouse in which each of its values must be.
+    """
 
     max_quarantined: float = Field(default=0.2, ge=0)
+    references: dict[str, str] = {}
+    batch: BatchSettings = BatchSettings()
 
 
 class Settings(Section):
@@ -124,6 +146,7 @@ class Settings(Section):
     loop: LoopSettings = LoopSettings()
     outlets: OutletSettings = OutletSettings()
     warehouse: str = "duckdb:///data/warehouse"
+    online: str = "sqlite:///outputs/online.db"
     ledger: str = "sqlite:///outputs/ledger.db"
     tracking: str = "sqlite:///outputs/mlflow.db"
 

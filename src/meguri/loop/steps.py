@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from meguri.base.clock import duration
-from meguri.base.errors import ContractError, JobError, MeguriError
+from meguri.base.errors import JobError, MeguriError
 from meguri.base.files import locked, read_json, write_json
 from meguri.loop import intake
 from meguri.loop.job import Job, function_of
@@ -47,6 +47,7 @@ class Steps:
             "outlet": lambda: project.outlet(settings),
             "warehouse": lambda: project.warehouse,
             "params": lambda: dict(settings.model.params),
+            "references": lambda: intake.references(self),
             "data": self._read_data,
             "dataset": self._read_dataset,
             "model": self._read_model,
@@ -111,23 +112,17 @@ class Steps:
     def _keep_data(self) -> None:
         from meguri.data import versions
 
-        rows = intake.rows(self, since=self.value("since"), until=self.value("until"), labelled=True, door="retrieve")
         home, path = self.project.data.parent, self.project.data / "rows.parquet"
-        if rows is None:  # a project that keeps its data itself: what it has under DVC is what the run saw
+        if (
+            intake.keep(self, path) is None
+        ):  # a project that keeps its data itself: what it has under DVC is what the run saw
             write_json(self.run.folder / "data.json", None)
             kept = [note.with_suffix("") for note in sorted(self.project.data.rglob("*.dvc")) if note.is_file()]
             version = versions.save(home, kept) if kept else None
-        elif rows.is_empty():
-            raise ContractError(
-                "retrieve gave no row that keeps the contract",
-                where="src/jobs/retrieve.py",
-                fix="meguri data quarantine shows why",
-            )
         else:
-            _write_parquet(path, rows)
             version = versions.save(home, [path]) if self.project.live else versions.digest(path)
         self.run = self.run.with_(data_version=version)
-        self._values["data"] = None if rows is None else self._framed(rows)
+        self.forget("data")
         self.forget("dataset")
 
     def _keep_model(self) -> None:
@@ -221,7 +216,7 @@ class Steps:
     def _read_data(self) -> Any:
         from meguri.data import versions
 
-        if self.run.data_version is None or "retrieve" not in self.run.done:
+        if self.run.data_version is None:
             return None
         path = self.project.data / "rows.parquet"
         if not path.is_file() or versions.digest(path) != self.run.data_version:  # a later turn has brought other rows

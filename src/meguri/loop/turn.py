@@ -188,6 +188,7 @@ def close(steps: Steps, status: str, error: Exception | None) -> TurnRecord:
         "metrics": metrics,
         "verdict": verdict or None,
         "data_version": run.data_version,
+        "findings": run.facts.get("findings", []),
         "predictions": run.facts.get("predictions", 0),
         "commit": run.commit,
         "steps": run.done,
