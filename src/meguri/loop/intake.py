@@ -120,7 +120,7 @@ def _stream(steps: Steps, given: Any, draft: Path) -> None:
         stand_ins = stand_ins.unique(contract.key, keep="first", maintain_order=True)
         stand_ins = stand_ins.lazy().join(taken, on=contract.key, how="anti", maintain_order="left").collect()
         more = draft.with_name("settled.parquet")
-        pl.concat([pl.scan_parquet(draft), stand_ins.select(pl.read_parquet_schema(draft)).lazy()]).sink_parquet(more)
+        pl.concat([pl.scan_parquet(draft), stand_ins.lazy()]).sink_parquet(more)
         more.replace(draft)
 
 
