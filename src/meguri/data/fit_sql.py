@@ -101,7 +101,7 @@ def _fit(found: Any, asked: Field) -> tuple[Any | None, Any | None]:
     kind, target = found.type(), asked.type
     if kind.is_floating():
         found = found.isnan().ifelse(ibis.null(kind), found)
-    if kind.is_null():
+    if kind.is_null() or (kind.is_unknown() and 'kind="NULL"' in str(kind)):  # so Ibis tells DuckDB's type NULL
         return _absent(Field(asked.name, asked.type)), None
     if target == "String":
         return (found, None) if kind.is_string() else (None, None)

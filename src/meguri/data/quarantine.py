@@ -191,7 +191,8 @@ def _read(file: Path, columns: Mapping[str, pl.DataType]) -> pl.DataFrame:
     if not file.exists():
         return pl.DataFrame(schema=columns)
     try:
-        return pl.read_parquet(file).select(pl.col(name).cast(kind) for name, kind in columns.items())
+        whole = io.BytesIO(file.read_bytes())  # polars opens a path twice, and it may be another file by then
+        return pl.read_parquet(whole).select(pl.col(name).cast(kind) for name, kind in columns.items())
     except (pl.exceptions.PolarsError, OSError) as error:
         fix = "move the file away: the rows come again when the data is read again"
         raise DataError("the quarantine cannot be read", where=file, fix=fix) from error
