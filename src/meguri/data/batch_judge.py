@@ -15,8 +15,13 @@ Stats = Mapping[str, Any]
 Raw = tuple[str, tuple[str, ...], float, Floats, float]  # check, columns, value, those before, their centre
 
 HEADROOM = 1.15  # the largest that was seen on clean days is not the largest there is
-NEW = ("unseen", "unseen text", "couples", "form", "repeat", "gone")
+NEW = ("unseen text", "couples", "form", "repeat", "gone")  # shares as they are; those below as arcsin √share
+SHARES = frozenset(
+    "nulls missing commonest calendar zeros negatives decimals lowest highest ahead below equal sums unseen".split()
+)
+BY_ROW = ("hours", "turned")  # of a time: many rows of one hour are no single reading of the hour
 STILL = float(np.arcsin(np.sqrt(0.8)))  # a column that is mostly one value says little by its other values
+NEVER = {"together": "follows", "nulls": "missing"}  # what a measure is called that was always 0
 FEWEST = 20  # values that must lie in what every sketch kept before their shares mean anything
 
 
@@ -35,8 +40,9 @@ class Rule:
 
 # Chosen on January to June of the flights (docs/decisions/0008-batch-checks.md); the scales are those of batch_stats.
 RULES: dict[str, Rule] = {
-    "rows": Rule(0.45, 1.5),
-    "nulls": Rule(0.9, 1.3, "up"),
+    "rows": Rule(0.45, 1.0),
+    "nulls": Rule(1.1, 1.3, "up"),
+    "missing": Rule(0.4, 1.0, "up"),  # nulls, where there were none
     "distinct": Rule(1.2, 2.0, "down"),
     "commonest": Rule(0.5, 2.0, "up"),
     "calendar": Rule(0.6, 1.5, "down"),
@@ -58,8 +64,10 @@ RULES: dict[str, Rule] = {
     "together": Rule(0.55, 2.5, "up", lively=True),
     "follows": Rule(0.1, 1.0, "up", lively=True),  # together, where the one always followed from the other
     "shape": Rule(1.0, 3.0, lively=True),
+    "sums": Rule(0.4, 2.0, "down"),
     "hours": Rule(0.12, 2.0, "up"),
-    "unseen": Rule(0.5, 15.0, "up", lively=True),
+    "turned": Rule(0.1, 2.0, "up"),
+    "unseen": Rule(0.6, 2.0, "up", lively=True),
     "unseen text": Rule(0.05, 4.0, "up", lively=True),
     "couples": Rule(0.05, 3.0, "up", lively=True),
     "form": Rule(0.02, 3.0, "up"),
@@ -85,25 +93,28 @@ def scores(batch: Stats, history: Sequence[Stats], learn: int) -> list[Score]:
     """Each measure that at least ``learn`` earlier batches have, too; the one that uses most of its room first.
 
     A measure must leave its room both around what was usual and around the last batch: what comes step by step, such as the
-    cold, is no break. The room is wider for few batches (by (12 / n)^1.5), and never below chance: three rows of what was never seen, else
-    four standard deviations of a share or a correlation (at most 1 / √readings on the scales that are kept; of decimals,
-    which go up to 6, six times that).
+    cold, is no break. What came before gives more room when it was few batches (by (12 / n)^1.5, half of that to the farthest of them), and
+    the room is never below chance: three rows of what was never seen, else
+    four standard deviations: of a share 1 / √(4 readings) on the scale that is kept, of a correlation 1 / √readings.
     """
     shares: dict[str, list[float]] = {}
     for stats in history:
         for name, share in stats["scalars"]["commonest"].items():
             shares.setdefault(name, []).append(share)
     still = {name for name, before in shares.items() if np.median(before) > STILL}
-    readings = {name: min(float(count), _usual(name, history)) for name, count in batch["readings"].items()}
+    usual_readings = {name: _usual(name, history) for name in batch["readings"]}
+    readings = {name: min(float(count), usual_readings[name]) for name, count in batch["readings"].items()}
     found = []
     for check, columns, value, past, usual in _all(batch, history):
         rule = RULES[check]
         if len(past) < max(learn, 2) or (rule.lively and still.intersection(columns)):
             continue
         largest, second = np.sort(np.abs(past - usual))[[-1, -2]]  # one odd batch gives its own kind room, little more
-        count = min(readings[name] for name in columns if name in readings) if columns else batch["rows"]
-        noise = 3 / count if check in NEW else 4 / np.sqrt(count) * (6 if check == "decimals" else 1)
-        room = HEADROOM * (1 + (12 / len(past)) ** 1.5) * max(rule.times * second, 1.2 * largest, rule.floor, noise)
+        known = usual_readings if check in ("nulls", "missing") else readings
+        count = min((known[name] for name in columns if name in known and check not in BY_ROW), default=batch["rows"])
+        noise = 3 / count if check in NEW else (2 if check in SHARES else 4) / np.sqrt(count)
+        few = (12 / len(past)) ** 1.5
+        room = max(HEADROOM * max(rule.floor, noise, (1 + few) * rule.times * second), 1.2 * (1 + few / 2) * largest)
         moves = value - usual, value - float(past[-1])
         sign = {"up": 1, "down": -1, "both": 1 if moves[0] > 0 else -1}[rule.side]
         used = min(sign * move for move in moves) / room
@@ -138,6 +149,7 @@ def _all(batch: Stats, history: Sequence[Stats]) -> Iterator[Raw]:
         return
     yield _rows(batch, history)
     yield from _scalars(batch, history)
+    yield from _sums(batch, history)
     yield from _calendar(batch, history)
     yield from _shapes(batch, history)
     yield from _hours(batch, history)
@@ -184,9 +196,9 @@ def _scalars(batch: Stats, history: Sequence[Stats]) -> Iterator[Raw]:
     now = dict(_flat(batch["scalars"]))
     for (check, *columns), value in now.items():
         values = np.array(past.get((check, *columns), []))
-        always = check == "together" and not values.any()
-        if check not in ("rows", "alone", "calendar") and len(values):
-            yield "follows" if always else check, tuple(columns), value, values, float(np.median(values))
+        check_of = NEVER.get(check, check) if not values.any() else check
+        if check not in ("rows", "alone", "calendar", "sums") and len(values):
+            yield check_of, tuple(columns), value, values, float(np.median(values))
 
 
 def _calendar(batch: Stats, history: Sequence[Stats]) -> Iterator[Raw]:
@@ -202,6 +214,19 @@ def _calendar(batch: Stats, history: Sequence[Stats]) -> Iterator[Raw]:
         if mostly:
             best = max(mostly, key=lambda part: now.get(part, 0.0) - float(np.median(mostly[part])))
             yield "calendar", (name, best), now.get(best, 0.0), mostly[best], float(np.median(mostly[best]))
+
+
+def _sums(batch: Stats, history: Sequence[Stats]) -> Iterator[Raw]:
+    """How often a number is the sum of two others, as it was in most batches."""
+    past: dict[tuple[str, str], list[float]] = {}
+    for stats in history:
+        for name, parts in stats["scalars"]["sums"].items():
+            for part, share in parts.items():
+                past.setdefault((name, part), []).append(share)
+    for (name, part), shares in past.items():
+        if 2 * len(shares) > len(history):
+            now = batch["scalars"]["sums"].get(name, {}).get(part, 0.0)
+            yield "sums", (name, part), now, np.array(shares), float(np.median(shares))
 
 
 def _flat(scalars: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[tuple[str, ...], float]]:
@@ -231,13 +256,20 @@ def _hours(batch: Stats, history: Sequence[Stats]) -> Iterator[Raw]:
         past = [stats["hours"][name] for stats in history if name in stats["hours"]]
         if past:
             usual, every = np.median(past, axis=0), np.vstack([past, hours])
-            far = np.min([np.abs(every - np.roll(usual, by)).sum(axis=1) / 2 for by in (-1, 0, 1)], axis=0)
-            yield "hours", (name,), float(far[-1]), far[:-1], 0.0
+            far = np.array([np.abs(every - np.roll(usual, by)).sum(axis=1) / 2 for by in range(-12, 12)])
+            near = far[11:14].min(axis=0)
+            turned = near - far.min(axis=0)
+            yield "hours", (name,), float(near[-1]), near[:-1], 0.0
+            yield "turned", (name,), float(turned[-1]), turned[:-1], 0.0
 
 
 def _values(name: str, sketch: Stats, past: list[Stats], *, text: bool) -> Iterator[Raw]:
     """The share of rows with a value that no other batch has, and the share with other values than usual."""
-    yield from _new("unseen text" if text else "unseen", (name,), sketch, past)
+    for check, columns, new, before, usual in _new("unseen text" if text else "unseen", (name,), sketch, past):
+        if text:
+            yield check, columns, new, before, usual
+        else:  # of numbers many are new on any day: twice as many of them is more than twice as odd
+            yield check, columns, float(np.arcsin(np.sqrt(new))), np.arcsin(np.sqrt(before)), usual
     if min(sketch["below"], *(p["below"] for p in past)) == 2**32:
         keys = sorted({key for p in [*past, sketch] for key in p["counts"]})
         counts = np.array([[p["counts"].get(key, 0) for key in keys] for p in [*past, sketch]], dtype=np.float64)

@@ -21,6 +21,9 @@ SAMPLE = 128  # distinct values of a column, and distinct rows, that are kept as
 LONG = 64  # letters of a text, or of its shape, that are kept
 PAIRED = 32  # columns that are held against each other
 MEASURED = 100_000  # rows of a larger batch from which its statistics are made
+PLACES = 5  # decimals that are told apart
+OFTEN = 0.1  # of the rows: a sum that holds in fewer is none
+SUMMED = 2_000  # rows in which sums are looked for
 LOOKED = 20_000  # rows from which pairs are learned
 FEWEST = 20  # values from which anything of two columns, or of neighbours, is learned
 CALENDAR = ("year", "month", "day", "weekday", "week", "ordinal_day")
@@ -56,7 +59,7 @@ def measure(rows: pl.DataFrame, contract: Contract, *, now: datetime) -> Stats:
         content = _mixed(content * np.uint64(31) + part)
     few = [name for name in texts[:PAIRED] if 1 < _distinct(values[name]) <= rows.height / 4]
     couples: dict[str, dict[str, Any]] = {name: {} for name in few}
-    for one, other in combinations(few, 2):
+    for one, other in [(one, other) for one in few for other in texts[:PAIRED] if other not in few or one < other]:
         there = (rows[one].is_not_null() & rows[other].is_not_null()).to_numpy()
         couples[one][other] = _sketch(_mixed(hashes[one] * np.uint64(31) + hashes[other]), there)
     scalars: dict[str, dict[str, Any]] = {
@@ -65,6 +68,7 @@ def measure(rows: pl.DataFrame, contract: Contract, *, now: datetime) -> Stats:
         "distinct": {name: float(np.log1p(_distinct(values[name]))) for name in rows.columns},
         "commonest": {name: _root(_commonest(rows[name])) for name in rows.columns if name not in times},
         "calendar": calendar,
+        "sums": _sums(rows, [name for name in numbers if name not in calendar][:PAIRED]),
         **_of_numbers(rows.sort(contract.time, maintain_order=True), numbers),
         **_of_times(rows, times, now),
         **_pairs(rows, [name for name in rows.columns if name not in calendar][:PAIRED]),
@@ -195,9 +199,9 @@ def _calendar(rows: pl.DataFrame, name: str, time: str) -> dict[str, float]:
     return {part: _root(share) for part, share in shares.items() if share is not None and share >= 0.5}
 
 
-def _of_numbers(rows: pl.DataFrame, names: Iterable[str]) -> dict[str, dict[str, float]]:
+def _of_numbers(rows: pl.DataFrame, names: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Shares of zeros, of values below zero, of the lowest and highest; decimals; and how alike neighbours in time are."""
-    found: dict[str, dict[str, float]] = {
+    found: dict[str, dict[str, Any]] = {
         name: {} for name in ("zeros", "negatives", "decimals", "lowest", "highest", "smooth")
     }
     for name in names:
@@ -206,7 +210,8 @@ def _of_numbers(rows: pl.DataFrame, names: Iterable[str]) -> dict[str, dict[str,
             continue
         found["zeros"][name] = _root(float(np.mean(floats == 0)))
         found["negatives"][name] = _root(float(np.mean(floats < 0)))
-        found["decimals"][name] = _decimals(floats)
+        if rows[name].dtype.is_float():
+            found["decimals"][name] = {str(places): _root(_finer(floats, places)) for places in range(PLACES)}
         found["lowest"][name] = _root(float(np.mean(floats == floats.min())))
         found["highest"][name] = _root(float(np.mean(floats == floats.max())))
         ranks = _ranks(floats)
@@ -215,16 +220,10 @@ def _of_numbers(rows: pl.DataFrame, names: Iterable[str]) -> dict[str, dict[str,
     return found
 
 
-def _decimals(floats: Floats) -> float:
-    """How many decimals a value needs in the mean; more than 6 count as 6."""
-    total = 0.0
-    for places in range(6):
-        scaled = floats * 10.0**places
-        left = np.abs(scaled - np.round(scaled)) > 1e-9 * np.maximum(1.0, np.abs(scaled))
-        if not left.any():
-            break
-        total += float(left.mean())
-    return total
+def _finer(floats: Floats, places: int) -> float:
+    """The share of values that need more decimals than ``places``."""
+    scaled = floats * 10.0**places
+    return float(np.mean(np.abs(scaled - np.round(scaled)) > 1e-9 * np.maximum(1.0, np.abs(scaled))))
 
 
 def _of_times(rows: pl.DataFrame, names: Iterable[str], now: datetime) -> dict[str, dict[str, float]]:
@@ -307,6 +306,21 @@ def _pairs(rows: pl.DataFrame, names: list[str]) -> dict[str, dict[str, dict[str
                 say("tells", one, other, _fisher(_told(codes[one][there], ranked)))
     for one, other in combinations(codes, 2):
         say("tells", one, other, _fisher(_cramer(codes[one], codes[other])))
+    return found
+
+
+def _sums(rows: pl.DataFrame, names: list[str]) -> dict[str, dict[str, float]]:
+    """In which share of the rows a number is the sum of two others, where it often is: 12.5 hours - 12 hours is a delay."""
+    rows = rows.gather_every(-(-rows.height // SUMMED))
+    floats = np.array([rows[name].cast(pl.Float64).fill_null(np.nan).to_numpy() for name in names])
+    found: dict[str, dict[str, float]] = {}
+    for one, other in combinations(range(len(names)), 2):
+        total = floats[one] + floats[other]
+        there = np.isfinite(floats + total).sum(axis=1)
+        shares = (np.abs(floats - total) <= 1e-9 * np.maximum(1.0, np.abs(total))).sum(axis=1) / np.maximum(there, 1)
+        for place in np.flatnonzero((there >= FEWEST) & (shares >= OFTEN)):
+            if place not in (one, other):
+                found.setdefault(names[place], {})[f"{names[one]} + {names[other]}"] = _root(float(shares[place]))
     return found
 
 

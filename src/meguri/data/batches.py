@@ -22,7 +22,13 @@ from meguri.data.contract import Checked, Contract
 
 ODD = 0.8  # of its room: worth a look
 SHOWN = 12  # findings that are told of one batch
-ONE = ("shape", "gone", "calendar")  # checks of one column, whose score names a value or a part of it, too
+ONE = (
+    "shape",
+    "gone",
+    "calendar",
+    "decimals",
+    "sums",
+)  # checks of one column, whose score names a value or a part of it, too
 FEW = 3  # rows that break a link and may be an accident
 
 
@@ -253,12 +259,14 @@ def _days(value: float) -> str:
 WORDS: dict[str, tuple[str, Any]] = {
     "rows": ("{} rows", lambda value: f"{np.exp(value):.0f}"),
     "nulls": ("null in {} of the rows", _percent),
+    "missing": ("null in {} of the rows", _percent),
     "distinct": ("{} different values", lambda value: f"{np.expm1(value):.0f}"),
     "commonest": ("one value in {} of the rows", _percent),
     "calendar": ("", _percent),
     "zeros": ("0 in {} of the rows", _percent),
     "negatives": ("below 0 in {} of the rows", _percent),
-    "decimals": ("{} decimals in the mean", lambda value: f"{max(value, 0):.1f}"),
+    "decimals": ("", _percent),
+    "sums": ("", _percent),
     "lowest": ("{} of the values are the lowest one", _percent),
     "highest": ("{} of the values are the highest one", _percent),
     "smooth": ("neighbours in time go together with {}", lambda value: f"{np.tanh(value):.2f}"),
@@ -274,7 +282,8 @@ WORDS: dict[str, tuple[str, Any]] = {
     "together": ("{} pairs for each value", lambda value: f"{np.exp(value):.1f}"),
     "follows": ("{} pairs for each value", lambda value: f"{np.exp(value):.2f}"),
     "hours": ("{} of the rows at other hours than usual", lambda value: f"{value:.1%}"),
-    "unseen": ("{} of the rows have a value never seen before", lambda value: f"{min(value, 1):.1%}"),
+    "turned": ("{} of the rows would be at the usual hours by another zone's clock", lambda value: f"{value:.1%}"),
+    "unseen": ("{} of the rows have a value never seen before", _percent),
     "unseen text": ("{} of the rows have a value never seen before", lambda value: f"{min(value, 1):.1%}"),
     "couples": ("never seen together before in {} of the rows", lambda value: f"{min(value, 1):.1%}"),
     "form": ("{} of the rows have a form of text never seen before", lambda value: f"{min(value, 1):.1%}"),
@@ -301,5 +310,9 @@ def _told(score: Score, stats: Stats, history: Sequence[Stats]) -> Finding:
     expected = {"both": f"{low} to {high}", "up": f"at most {high}", "down": f"at least {low}"}[side]
     if score.check == "calendar":
         words = f"is the {score.columns[1]} of {{}} of the rows' times"
+    if score.check == "decimals":
+        words = f"{{}} of the values have more than {score.columns[1]} decimals"
+    if score.check == "sums":
+        words = f"is {score.columns[1]} in {{}} of the rows"
     columns = score.columns[:1] if score.check in ONE else score.columns
     return Finding(score.check, columns, words.format(shown(score.value)), expected, stop)
