@@ -5,14 +5,25 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from itertools import chain
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 Stats = Mapping[str, Any]
-Raw = tuple[str, tuple[str, ...], float, Floats, float]  # check, columns, value, those before, their centre
+
+
+class Raw(NamedTuple):
+    """A measure of the batch, those before it, and their middle where it is not their median."""
+
+    check: str
+    columns: tuple[str, ...]
+    value: float
+    past: Sequence[float] | Floats
+    usual: float | None = None
+
 
 HEADROOM = 1.15  # the largest that was seen on clean days is not the largest there is
 NEW = ("unseen text", "couples", "form", "repeat", "gone")  # shares as they are; those below as arcsin √share
@@ -92,38 +103,63 @@ class Score:
 def scores(batch: Stats, history: Sequence[Stats], learn: int) -> list[Score]:
     """Each measure that at least ``learn`` earlier batches have, too; the one that uses most of its room first.
 
-    A measure must leave its room both around what was usual and around the last batch: what comes step by step, such as the
-    cold, is no break. What came before gives more room when it was few batches (by (12 / n)^1.5, half of that to the farthest of them), and
-    the room is never below chance: three rows of what was never seen, else
-    four standard deviations: of a share 1 / √(4 readings) on the scale that is kept, of a correlation 1 / √readings.
+    A measure must leave its room both around what was usual and around the last batch: what comes step by step, such as
+    the cold, is no break. What came before gives more room when it was few batches (by (12 / n)^1.5; half of that to the
+    farthest of them). The room is never below chance: three rows of what was never seen, else four standard deviations,
+    which are 1 / √(4 readings) for a share and 1 / √readings for a correlation, on the scales that are kept.
     """
     shares: dict[str, list[float]] = {}
     for stats in history:
         for name, share in stats["scalars"]["commonest"].items():
             shares.setdefault(name, []).append(share)
     still = {name for name, before in shares.items() if np.median(before) > STILL}
-    usual_readings = {name: _usual(name, history) for name in batch["readings"]}
-    readings = {name: min(float(count), usual_readings[name]) for name, count in batch["readings"].items()}
-    found = []
-    for check, columns, value, past, usual in _all(batch, history):
-        rule = RULES[check]
-        if len(past) < max(learn, 2) or (rule.lively and still.intersection(columns)):
-            continue
-        largest, second = np.sort(np.abs(past - usual))[[-1, -2]]  # one odd batch gives its own kind room, little more
-        known = usual_readings if check in ("nulls", "missing") else readings
-        count = min((known[name] for name in columns if name in known and check not in BY_ROW), default=batch["rows"])
-        noise = 3 / count if check in NEW else (2 if check in SHARES else 4) / np.sqrt(count)
-        few = (12 / len(past)) ** 1.5
-        room = max(HEADROOM * max(rule.floor, noise, (1 + few) * rule.times * second), 1.2 * (1 + few / 2) * largest)
-        moves = value - usual, value - float(past[-1])
-        sign = {"up": 1, "down": -1, "both": 1 if moves[0] > 0 else -1}[rule.side]
-        used = min(sign * move for move in moves) / room
-        found.append(Score(check, columns, value, usual, float(room), float(used)))
-    return sorted(found, key=lambda score: -score.used)
+    known = [
+        raw
+        for raw in _all(batch, history)
+        if len(raw.past) >= max(learn, 2) and not (RULES[raw.check].lively and still.intersection(raw.columns))
+    ]
+    if not known:
+        return []
+    rules = [RULES[raw.check] for raw in known]
+    floor, times = np.array([rule.floor for rule in rules]), np.array([rule.times for rule in rules])
+    sides = np.array([{"up": 1, "down": -1, "both": 0}[rule.side] for rule in rules])
+    value, count = np.array([raw.value for raw in known]), np.array([len(raw.past) for raw in known])
+    past = np.full((len(known), count.max()), np.nan)  # a measure a row, padded at its end
+    for row, raw in zip(past, known, strict=True):
+        row[: len(raw.past)] = raw.past
+    every = np.arange(len(known))
+    ordered = np.sort(past, axis=1)
+    medians = (ordered[every, (count - 1) // 2] + ordered[every, count // 2]) / 2
+    usual = np.array([medians[i] if raw.usual is None else raw.usual for i, raw in enumerate(known)])
+    far = np.sort(np.abs(past - usual[:, None]), axis=1)
+    largest, second = far[every, count - 1], far[every, count - 2]  # one odd batch gives its own kind room, little more
+    few = (12 / count) ** 1.5
+    chance = _chance(known, batch, history)
+    room = np.maximum(
+        HEADROOM * np.maximum.reduce([floor, chance, (1 + few) * times * second]), 1.2 * (1 + few / 2) * largest
+    )
+    sign = np.where(sides == 0, np.where(value > usual, 1, -1), sides)
+    used = np.minimum(sign * (value - usual), sign * (value - past[every, count - 1])) / room
+    found = zip(known, usual.tolist(), room.tolist(), used.tolist(), strict=True)
+    told = [
+        Score(raw.check, raw.columns, float(raw.value), middle, space, share) for raw, middle, space, share in found
+    ]
+    return sorted(told, key=lambda score: -score.used)
 
 
-def _usual(name: str, history: Sequence[Stats]) -> float:
-    return float(np.median([stats["readings"].get(name, 1) for stats in history])) if history else 1.0
+def _chance(known: Sequence[Raw], batch: Stats, history: Sequence[Stats]) -> Floats:
+    """How far chance alone takes each measure of so many readings."""
+    before = {name: [stats["readings"].get(name, 1) for stats in history] for name in batch["readings"]}
+    usual = {name: float(np.median(counts)) for name, counts in before.items()}
+    readings = {name: min(float(count), usual[name]) for name, count in batch["readings"].items()}
+
+    def chance(raw: Raw) -> float:
+        own = usual if raw.check in ("nulls", "missing") else readings
+        counts = () if raw.check in BY_ROW else [own[name] for name in raw.columns if name in own]
+        count = min(counts, default=batch["rows"])
+        return float(3 / count if raw.check in NEW else (2 if raw.check in SHARES else 4) / np.sqrt(count))
+
+    return np.array([chance(raw) for raw in known])
 
 
 def links(batch: Stats, history: Sequence[Stats], learn: int) -> Iterator[tuple[str, str, int]]:
@@ -148,32 +184,27 @@ def _all(batch: Stats, history: Sequence[Stats]) -> Iterator[Raw]:
     if not history:
         return
     yield _rows(batch, history)
-    yield from _scalars(batch, history)
-    yield from _sums(batch, history)
-    yield from _calendar(batch, history)
+    yield from _scalars(batch["scalars"], [stats["scalars"] for stats in history])
+    yield from _parts("sums", batch, history)
+    yield from _parts("calendar", batch, history)
     yield from _shapes(batch, history)
     yield from _hours(batch, history)
-    for name, sketch, past in _pasts(batch, history, "values"):
-        yield from _values(name, sketch, past, text=name in batch["shapes"])
+    for name, sketches in _sketches("values", batch, history):
+        yield from _values(name, sketches, text=name in batch["shapes"])
         if name in batch["names"]:
-            yield from _gone(name, sketch, past)
+            yield from _gone(name, sketches)
     for one in batch["couples"]:
-        inner = [{"couples": stats["couples"].get(one, {})} for stats in (batch, *history)]
-        for other, sketch, past in _pasts(inner[0], inner[1:], "couples"):
-            yield from _new("couples", (one, other), sketch, past)
-    for name, sketch, past in _pasts(batch, history, "shapes"):
-        yield from _new("form", (name,), sketch, past)
+        inner = [stats["couples"].get(one, {}) for stats in history]
+        for other, sketches in _sketches(
+            "couples", {"couples": batch["couples"][one]}, [{"couples": s} for s in inner]
+        ):
+            yield from _new("couples", (one, other), sketches)
+    for name, sketches in _sketches("shapes", batch, history):
+        yield from _new("form", (name,), sketches)
     contents = [stats["content"] for stats in history if stats["content"] is not None]
     if batch["content"] is not None and contents:
-        for _, _, new, before, _ in _new("repeat", (), batch["content"], contents):
-            yield "repeat", (), 1 - new, 1 - before, 0.0
-
-
-def _pasts(batch: Stats, history: Sequence[Stats], what: str) -> Iterator[tuple[str, Stats, list[Stats]]]:
-    for name, sketch in batch[what].items():
-        past = [stats[what][name] for stats in history if name in stats[what]]
-        if past:
-            yield name, sketch, past
+        for raw in _new("repeat", (), Sketches([*contents, batch["content"]])):
+            yield Raw("repeat", (), 1 - raw.value, 1 - np.array(raw.past), 0.0)
 
 
 def _rows(batch: Stats, history: Sequence[Stats]) -> Raw:
@@ -185,57 +216,41 @@ def _rows(batch: Stats, history: Sequence[Stats]) -> Raw:
         usual = dict.fromkeys([*usual, batch["weekday"]], float(np.median(counts)))
     centre = usual[batch["weekday"]]
     past = counts - np.array([usual[int(day)] for day in days]) + centre
-    return "rows", (), float(np.log(batch["rows"])), past, centre
+    return Raw("rows", (), float(np.log(batch["rows"])), past, centre)
 
 
-def _scalars(batch: Stats, history: Sequence[Stats]) -> Iterator[Raw]:
-    past: dict[tuple[str, ...], list[float]] = {}
-    for stats in history:
-        for where, value in _flat(stats["scalars"]):
-            past.setdefault(where, []).append(value)
-    now = dict(_flat(batch["scalars"]))
-    for (check, *columns), value in now.items():
-        values = np.array(past.get((check, *columns), []))
-        check_of = NEVER.get(check, check) if not values.any() else check
-        if check not in ("rows", "alone", "calendar", "sums") and len(values):
-            yield check_of, tuple(columns), value, values, float(np.median(values))
+def _scalars(batch: Mapping[str, Mapping[str, Any]], history: Sequence[Stats]) -> Iterator[Raw]:
+    for check in batch.keys() - {"rows", "alone", "calendar", "sums"}:
+        for one, value in batch[check].items():
+            past = [before[one] for stats in history if one in (before := stats[check])]
+            if not isinstance(value, dict):
+                yield _scalar(check, (one,), value, past)
+                continue
+            for other, number in value.items():
+                yield _scalar(check, (one, other), number, [before[other] for before in past if other in before])
 
 
-def _calendar(batch: Stats, history: Sequence[Stats]) -> Iterator[Raw]:
-    """How often a column that is mostly a part of the time is it; of two such parts (a day in January) the better one."""
+def _scalar(check: str, columns: tuple[str, ...], value: float, past: list[float]) -> Raw:
+    return Raw(NEVER[check] if check in NEVER and not any(past) else check, columns, value, past)
+
+
+def _parts(check: str, batch: Stats, history: Sequence[Stats]) -> Iterator[Raw]:
+    """How often a number is what it was in most batches: the sum of two others, a part of the time.
+
+    Of two parts of the time that it was (a day in January is both) it must be one.
+    """
     past: dict[str, dict[str, list[float]]] = {}
     for stats in history:
-        for name, parts in stats["scalars"]["calendar"].items():
+        for name, parts in stats["scalars"][check].items():
             for part, share in parts.items():
                 past.setdefault(name, {}).setdefault(part, []).append(share)
     for name, parts in past.items():
-        now = batch["scalars"]["calendar"].get(name, {})
+        now = batch["scalars"][check].get(name, {})
         mostly = {part: np.array(shares) for part, shares in parts.items() if 2 * len(shares) > len(history)}
-        if mostly:
+        if check == "calendar" and mostly:
             best = max(mostly, key=lambda part: now.get(part, 0.0) - float(np.median(mostly[part])))
-            yield "calendar", (name, best), now.get(best, 0.0), mostly[best], float(np.median(mostly[best]))
-
-
-def _sums(batch: Stats, history: Sequence[Stats]) -> Iterator[Raw]:
-    """How often a number is the sum of two others, as it was in most batches."""
-    past: dict[tuple[str, str], list[float]] = {}
-    for stats in history:
-        for name, parts in stats["scalars"]["sums"].items():
-            for part, share in parts.items():
-                past.setdefault((name, part), []).append(share)
-    for (name, part), shares in past.items():
-        if 2 * len(shares) > len(history):
-            now = batch["scalars"]["sums"].get(name, {}).get(part, 0.0)
-            yield "sums", (name, part), now, np.array(shares), float(np.median(shares))
-
-
-def _flat(scalars: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[tuple[str, ...], float]]:
-    for check, by_column in scalars.items():
-        for one, value in by_column.items():
-            if isinstance(value, dict):
-                yield from (((check, one, other), number) for other, number in value.items())
-            else:
-                yield (check, one), value
+            mostly = {best: mostly[best]}
+        yield from (Raw(check, (name, part), now.get(part, 0.0), shares) for part, shares in mostly.items())
 
 
 def _shapes(batch: Stats, history: Sequence[Stats]) -> Iterator[Raw]:
@@ -247,7 +262,7 @@ def _shapes(batch: Stats, history: Sequence[Stats]) -> Iterator[Raw]:
             scale = np.median(past[:, 4] - past[:, 2]) or np.median(past[:, -1] - past[:, 0]) or abs(middle) or 1.0
             placed = np.arcsinh((np.vstack([past, quantiles]) - middle) / scale)
             for place, values in enumerate(placed.T):
-                yield "shape", (name, str(place)), float(values[-1]), values[:-1], float(np.median(values[:-1]))
+                yield Raw("shape", (name, str(place)), float(values[-1]), values[:-1])
 
 
 def _hours(batch: Stats, history: Sequence[Stats]) -> Iterator[Raw]:
@@ -259,42 +274,63 @@ def _hours(batch: Stats, history: Sequence[Stats]) -> Iterator[Raw]:
             far = np.array([np.abs(every - np.roll(usual, by)).sum(axis=1) / 2 for by in range(-12, 12)])
             near = far[11:14].min(axis=0)
             turned = near - far.min(axis=0)
-            yield "hours", (name,), float(near[-1]), near[:-1], 0.0
-            yield "turned", (name,), float(turned[-1]), turned[:-1], 0.0
+            yield Raw("hours", (name,), float(near[-1]), near[:-1], 0.0)
+            yield Raw("turned", (name,), float(turned[-1]), turned[:-1], 0.0)
 
 
-def _values(name: str, sketch: Stats, past: list[Stats], *, text: bool) -> Iterator[Raw]:
+class Sketches:
+    """The sketches of some batches, the judged one last, as a table: ``counts`` has a batch a row, a ``keys`` a column.
+
+    Only values are in it whose hash is ``below`` every bound, so that no sketch has left one out.
+    """
+
+    def __init__(self, sketches: Sequence[Stats]) -> None:
+        self.below = min(sketch["below"] for sketch in sketches)
+        self.enough = self.below == sketches[-1]["below"]
+        owner = np.repeat(np.arange(len(sketches)), [len(sketch["keys"]) for sketch in sketches])
+        keys = np.fromiter(chain.from_iterable(sketch["keys"] for sketch in sketches), np.int64, len(owner))
+        counts = np.fromiter(chain.from_iterable(sketch["counts"] for sketch in sketches), np.float64, len(owner))
+        kept = keys < self.below
+        self.keys, place = np.unique(keys[kept], return_inverse=True)
+        self.counts = np.zeros((len(sketches), len(self.keys)))
+        self.counts[owner[kept], place] = counts[kept]
+        self.enough = self.enough or np.count_nonzero(self.counts[-1]) >= FEWEST
+
+
+def _sketches(what: str, batch: Stats, history: Sequence[Stats]) -> Iterator[tuple[str, Sketches]]:
+    for name, sketch in batch[what].items():
+        past = [stats[what][name] for stats in history if name in stats[what]]
+        if past:
+            yield name, Sketches([*past, sketch])
+
+
+def _values(name: str, sketches: Sketches, *, text: bool) -> Iterator[Raw]:
     """The share of rows with a value that no other batch has, and the share with other values than usual."""
-    for check, columns, new, before, usual in _new("unseen text" if text else "unseen", (name,), sketch, past):
+    for new in _new("unseen text" if text else "unseen", (name,), sketches):
         if text:
-            yield check, columns, new, before, usual
+            yield new
         else:  # of numbers many are new on any day: twice as many of them is more than twice as odd
-            yield check, columns, float(np.arcsin(np.sqrt(new))), np.arcsin(np.sqrt(before)), usual
-    if min(sketch["below"], *(p["below"] for p in past)) == 2**32:
-        keys = sorted({key for p in [*past, sketch] for key in p["counts"]})
-        counts = np.array([[p["counts"].get(key, 0) for key in keys] for p in [*past, sketch]], dtype=np.float64)
-        shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
+            yield Raw(new.check, (name,), float(np.arcsin(np.sqrt(new.value))), np.arcsin(np.sqrt(new.past)), 0.0)
+    if sketches.below == 2**32:
+        shares = sketches.counts / np.maximum(1, sketches.counts.sum(axis=1, keepdims=True))
         usual = np.median(shares[:-1], axis=0)
         far = np.abs(shares - usual / (usual.sum() or 1)).sum(axis=1) / 2
-        yield "mix", (name,), float(far[-1]), far[:-1], 0.0
+        yield Raw("mix", (name,), float(far[-1]), far[:-1], 0.0)
 
 
-def _new(check: str, columns: tuple[str, ...], sketch: Stats, past: list[Stats]) -> Iterator[Raw]:
+def _new(check: str, columns: tuple[str, ...], sketches: Sketches) -> Iterator[Raw]:
     """The share of rows whose value no other batch has, now and in each batch before, where enough can be compared."""
-    below = min(sketch["below"], *(p["below"] for p in past))
-    seen = Counter(key for p in past for key in p["counts"])
-
-    def share(sketch: Stats, least: int) -> float:
-        here = {key: count for key, count in sketch["counts"].items() if int(key) < below}
-        return float(sum(count for key, count in here.items() if seen[key] <= least) / max(1, sum(here.values())))
-
-    if below == sketch["below"] or sum(int(key) < below for key in sketch["counts"]) >= FEWEST:
-        yield check, columns, share(sketch, 0), np.array([share(p, 1) for p in past]), 0.0
+    if sketches.enough:
+        counts = sketches.counts
+        batches = np.count_nonzero(counts[:-1], axis=0)
+        least = np.append(np.ones(len(counts) - 1), 0)[:, None]
+        shares = (counts * (batches <= least)).sum(axis=1) / np.maximum(1, counts.sum(axis=1))
+        yield Raw(check, columns, float(shares[-1]), shares[:-1], 0.0)
 
 
-def _gone(name: str, sketch: Stats, past: list[Stats]) -> Iterator[Raw]:
+def _gone(name: str, sketches: Sketches) -> Iterator[Raw]:
     """Values that every batch had and this one has not: the log of how many rows they had in the mean."""
-    for key in past[-1]["counts"]:
-        if key not in sketch["counts"] and all(p["counts"].get(key, 0) >= 3 for p in past):
-            mean = float(np.mean([p["counts"][key] for p in past]))
-            yield "gone", (name, key), float(np.log1p(mean)), np.zeros(len(past)), 0.0
+    past, now = sketches.counts[:-1], sketches.counts[-1]
+    for place in np.flatnonzero((now == 0) & (past.min(axis=0, initial=np.inf) >= 3)):
+        mean = float(past[:, place].mean())
+        yield Raw("gone", (name, str(sketches.keys[place])), float(np.log1p(mean)), np.zeros(len(past)), 0.0)
