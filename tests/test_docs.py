@@ -1,7 +1,9 @@
 """The docs are true: their commands parse, the guide's blocks run, every command and option is told, links lead somewhere.
 
-In the guide, ``console`` blocks and ``python run`` blocks are run in their order in the small project of conftest.py; ``sh``
-blocks and plain ``python`` blocks are only shown. ``python tests/test_docs.py`` writes the tables of docs/cli.md anew.
+In the guide and in data.md ``console`` and ``python run`` blocks are run in their order in the small project of conftest.py, each
+page in one of its own; ``console error`` must end with 1, ``python file`` is written to the file that its first line names, and each
+line of ``text output`` is in what the last command printed, ``…`` being anything. Other blocks are only shown.
+``python tests/test_docs.py`` writes the tables of docs/cli.md anew.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from meguri.loop.trigger import TRIGGERS, parse
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("README*.md"), *(ROOT / "docs").rglob("*.md")])
 GUIDES = [ROOT / "docs" / "guide.md", ROOT / "docs" / "ja" / "guide.md"]
+RUN = [ROOT / "docs" / "guide.md", ROOT / "docs" / "data.md"]
 CLI_PAGE = ROOT / "docs" / "cli.md"
 BLOCK = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -121,7 +124,7 @@ def lines(block: Block) -> list[str]:
 @pytest.mark.parametrize("path", PAGES, ids=name)
 def test_every_command_line_parses(path: Path) -> None:
     for block in blocks(path):
-        if block.kind in ("console", "sh", "text", "bash"):
+        if block.kind in ("console", "console error", "sh", "text", "bash"):
             for line in lines(block):
                 for words in split(line):
                     judge(words, whole=True)
@@ -203,9 +206,9 @@ def outline(path: Path) -> list[str | Block]:
     return [m[3] or Block(m[1].strip(), m[2], 0) for m in found]
 
 
-def test_both_languages_have_the_same_sections_and_blocks() -> None:
-    english, japanese = map(outline, GUIDES)
-    assert english == japanese
+@pytest.mark.parametrize("path", RUN, ids=name)
+def test_both_languages_have_the_same_sections_and_blocks(path: Path) -> None:
+    assert outline(path) == outline(path.parent / "ja" / path.name)
 
 
 def test_both_readmes_have_the_same_sections_and_commands() -> None:
@@ -247,19 +250,35 @@ def test_the_guide_looks_with_the_mlflow_of_the_lock(path: Path) -> None:
 # ---- the guide is run
 
 
-def test_the_guide_runs(project_root: Path) -> None:
+@pytest.mark.parametrize("path", RUN, ids=name)
+def test_the_page_runs(path: Path, project_root: Path) -> None:
     env = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    for block in blocks(GUIDES[0]):
-        if block.kind == "console":
+    printed = ""
+    for block in blocks(path):
+        if block.kind.startswith("console"):
             assert all(line.startswith("$ ") for line in block.text.splitlines()), block
             command = ["bash", "-euo", "pipefail", "-c", block.text.replace("$ ", "").strip()]
         elif block.kind == "python run":
             command = [sys.executable, "-c", block.text]
+        elif block.kind == "python file":
+            file = project_root / block.text.partition("\n")[0].removeprefix("# ")
+            assert file.parent.is_dir(), block
+            file.write_text(block.text, encoding="utf-8")
+            continue
+        elif block.kind == "text output":
+            for line in block.text.splitlines():
+                anything = ".*".join(map(re.escape, line.split("…")))
+                assert re.search(rf"^{anything}", printed, re.MULTILINE), (
+                    f"{name(path)}:{block.line}\n{line}\n{printed}"
+                )
+            continue
         else:
             assert block.kind in ("mermaid", "sh", "text", "yaml", "python"), block
             continue
         done = subprocess.run(command, cwd=project_root, env=env, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"{name(GUIDES[0])}:{block.line}\n{block.text}\n{done.stdout}\n{done.stderr}"
+        printed = done.stdout + done.stderr
+        wanted = int(block.kind == "console error")
+        assert done.returncode == wanted, f"{name(path)}:{block.line}\n{block.text}\n{printed}"
 
 
 if __name__ == "__main__":

@@ -145,6 +145,9 @@ BROKEN: dict[str, tuple[Callable[[pl.DataFrame], pl.DataFrame], str]] = {
         "at: 100.0% of the times are still to come",
     ),
     "paid": (lambda t: t.with_columns(paid=pl.lit(date(1970, 1, 1))), "paid"),
+    "emptied": (lambda t: t.with_columns(plate=pl.lit(None, pl.String)), "plate: null in 100.0% of the rows"),
+    "whole": (lambda t: t.with_columns(fare=pl.col("fare").round(0)), "fare: 0.0% of the values have more than"),
+    "capped": (lambda t: t.with_columns(fare=pl.col("fare").clip(upper_bound=32)), "fare: .* are the highest one"),
 }
 
 
@@ -168,6 +171,54 @@ def test_yesterdays_batch_again_is_known_under_new_dates_and_ids(history: list[d
 def test_batches_of_one_kind_are_not_stopped_however_small(count: int, seed: int, known: int) -> None:
     before = [stats(rides(day, count, seed), day) for day in range(known)]
     assert not stops(found(rides(known, count, seed), before, known)), count
+
+
+class Sale(pa.DataFrameModel):
+    at: datetime
+    shop: str
+    till: str
+    net: float
+    tax: float
+    gross: float = pa.Field(nullable=True)
+
+
+SALE = Contract(Sale, key=["at", "till"], time="at", label="gross", label_after="1d", task="regression")
+
+
+def sales(day: int) -> pl.DataFrame:
+    """A till belongs to a shop, and a price is the sum of two others."""
+    chance = np.random.default_rng(day)
+    till = chance.integers(0, 40, 500)
+    net = np.round(chance.gamma(3, 10, 500) + 0.01, 2)
+    tax = np.round(net * chance.choice([0.08, 0.1, 1.1], 500), 2)
+    second = pl.Series(np.arange(500) * 100 + 3_600)
+    return pl.DataFrame(
+        {
+            "at": pl.Series([BEGIN + day * DAY] * 500, dtype=pl.Datetime("us", "UTC")) + second * timedelta(seconds=1),
+            "shop": [f"shop {n % 8}" for n in till],
+            "till": [f"till {n}" for n in till],
+            "net": net,
+            "tax": tax,
+            "gross": np.round(net + tax, 2),
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("made", "says"),
+    [
+        ({"net": pl.col("tax"), "tax": pl.col("gross"), "gross": pl.col("net")}, "gross: is net \\+ tax in"),
+        (
+            {"shop": pl.col("shop").replace({"shop 1": "shop 2", "shop 2": "shop 1"})},
+            "shop and till: never seen together",
+        ),
+    ],
+)
+def test_what_belongs_together_is_known_from_the_batches_before(made: dict[str, pl.Expr], says: str) -> None:
+    past = [measure(SALE.check(sales(day)).rows, SALE, now=until(day)) for day in range(15)]
+    assert not stops(judge(SALE.check(sales(15)).rows, SALE, past, now=until(15)))
+    stopped = stops(judge(SALE.check(sales(15).with_columns(**made)).rows, SALE, past, now=until(15)))
+    assert pl.Series([text(stopped)]).str.contains(says).item(), text(stopped)
 
 
 def test_labels_that_have_not_come_are_no_fault(history: list[dict[str, Any]]) -> None:
