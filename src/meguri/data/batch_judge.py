@@ -25,7 +25,7 @@ class Raw(NamedTuple):
     usual: float | None = None
 
 
-HEADROOM = 1.15  # the largest that was seen on clean days is not the largest there is
+HEADROOM = 1.4  # the farthest that was seen on clean days is not the farthest there is
 NEW = ("unseen text", "couples", "form", "repeat", "gone")  # shares as they are; those below as arcsin √share
 SHARES = frozenset(
     "nulls missing commonest calendar zeros negatives decimals lowest highest ahead below equal sums unseen".split()
@@ -51,40 +51,40 @@ class Rule:
 
 # Chosen on January to June of the flights (docs/decisions/0008-batch-checks.md); the scales are those of batch_stats.
 RULES: dict[str, Rule] = {
-    "rows": Rule(0.45, 1.0),
-    "nulls": Rule(1.1, 1.3, "up"),
-    "missing": Rule(0.4, 1.0, "up"),  # nulls, where there were none
-    "distinct": Rule(1.2, 2.0, "down"),
-    "commonest": Rule(0.5, 2.0, "up"),
-    "calendar": Rule(0.6, 1.5, "down"),
-    "zeros": Rule(0.4, 2.5, "up"),
-    "negatives": Rule(0.4, 2.5),
-    "decimals": Rule(0.6, 2.0, lively=True),
-    "lowest": Rule(0.2, 3.0, "up"),
-    "highest": Rule(0.15, 3.0, "up"),
+    "rows": Rule(0.45, 1.2),
+    "nulls": Rule(0.9, 1.3, "up"),
+    "missing": Rule(0.33, 1.0, "up"),  # nulls, where there were none
+    "distinct": Rule(0.99, 2.0, "down"),
+    "commonest": Rule(0.41, 2.0, "up"),
+    "calendar": Rule(0.49, 1.5, "down"),
+    "zeros": Rule(0.33, 2.5, "up"),
+    "negatives": Rule(0.33, 2.5),
+    "decimals": Rule(0.49, 2.0, lively=True),
+    "lowest": Rule(0.16, 3.0, "up"),
+    "highest": Rule(0.12, 3.0, "up"),
     "smooth": Rule(0.6, 1.6, "down"),
-    "ahead": Rule(0.3, 3.0, "up"),
-    "oldest": Rule(3.5, 2.0),
-    "middle": Rule(3.5, 2.0),
-    "newest": Rule(3.5, 2.0),
+    "ahead": Rule(0.25, 3.0, "up"),
+    "oldest": Rule(2.9, 2.0),
+    "middle": Rule(2.9, 2.0),
+    "newest": Rule(2.9, 2.0),
     "rank": Rule(0.8, 2.5, lively=True),
     "below": Rule(0.6, 3.0, lively=True),
-    "equal": Rule(0.5, 3.0, "up"),
-    "ratio": Rule(0.35, 5.0, lively=True),
-    "tells": Rule(0.6, 4.0, lively=True),
-    "together": Rule(0.55, 2.5, "up", lively=True),
-    "follows": Rule(0.1, 1.0, "up", lively=True),  # together, where the one always followed from the other
+    "equal": Rule(0.41, 3.0, "up"),
+    "ratio": Rule(0.29, 5.0, lively=True),
+    "tells": Rule(0.49, 4.0, lively=True),
+    "together": Rule(0.45, 2.5, "up", lively=True),
+    "follows": Rule(0.082, 1.0, "up", lively=True),  # together, where the one always followed from the other
     "shape": Rule(1.0, 3.0, lively=True),
-    "sums": Rule(0.4, 2.0, "down"),
-    "hours": Rule(0.12, 2.0, "up"),
-    "turned": Rule(0.1, 2.0, "up"),
+    "sums": Rule(0.33, 2.0, "down"),
+    "hours": Rule(0.099, 2.0, "up"),
+    "turned": Rule(0.082, 2.0, "up"),
     "unseen": Rule(0.6, 2.0, "up", lively=True),
-    "unseen text": Rule(0.05, 4.0, "up", lively=True),
-    "couples": Rule(0.05, 3.0, "up", lively=True),
-    "form": Rule(0.02, 3.0, "up"),
-    "mix": Rule(0.25, 3.0, "up"),
-    "gone": Rule(3.0, 1.0, "up", lively=True),
-    "repeat": Rule(0.3, 1.5, "up"),
+    "unseen text": Rule(0.041, 4.0, "up", lively=True),
+    "couples": Rule(0.041, 3.0, "up", lively=True),
+    "form": Rule(0.016, 3.0, "up"),
+    "mix": Rule(0.21, 3.0, "up"),
+    "gone": Rule(2.5, 1.0, "up", lively=True),
+    "repeat": Rule(0.25, 1.5, "up"),
 }
 
 
@@ -135,9 +135,7 @@ def scores(batch: Stats, history: Sequence[Stats], learn: int) -> list[Score]:
     largest, second = far[every, count - 1], far[every, count - 2]  # one odd batch gives its own kind room, little more
     few = (12 / count) ** 1.5
     chance = _chance(known, batch, history)
-    room = np.maximum(
-        HEADROOM * np.maximum.reduce([floor, chance, (1 + few) * times * second]), 1.2 * (1 + few / 2) * largest
-    )
+    room = HEADROOM * np.maximum.reduce([floor, chance, (1 + few) * times * second, (1 + few / 2) * largest])
     sign = np.where(sides == 0, np.where(value > usual, 1, -1), sides)
     used = np.minimum(sign * (value - usual), sign * (value - past[every, count - 1])) / room
     found = zip(known, usual.tolist(), room.tolist(), used.tolist(), strict=True)

@@ -218,7 +218,9 @@ def _calendar(floats: Mapping[str, Floats], time: pl.Series, names: list[str]) -
 
 
 def _of_numbers(rows: pl.DataFrame, floats: Mapping[str, Floats], order: Codes) -> dict[str, dict[str, Any]]:
-    """Shares of zeros, of values below zero, of the lowest and highest; decimals; and how alike neighbours in time are."""
+    """Shares of zeros, of values below zero, and of the lowest and highest of many; decimals; and how alike neighbours in
+    time are.
+    """
     found: dict[str, dict[str, Any]] = {
         name: {} for name in ("zeros", "negatives", "decimals", "lowest", "highest", "smooth")
     }
@@ -231,9 +233,10 @@ def _of_numbers(rows: pl.DataFrame, floats: Mapping[str, Floats], order: Codes) 
         found["negatives"][name] = root(float(np.mean(own < 0)))
         if rows[name].dtype.is_float():
             found["decimals"][name] = {str(places): root(_finer(own, places)) for places in range(PLACES)}
-        found["lowest"][name] = root(float(np.mean(own == own.min())))
-        found["highest"][name] = root(float(np.mean(own == own.max())))
         places = ranks(own)
+        if len(np.unique(places)) >= FEWEST:
+            found["lowest"][name] = root(float(np.mean(own == own.min())))
+            found["highest"][name] = root(float(np.mean(own == own.max())))
         if len(own) >= FEWEST and np.ptp(places[1:]) and np.ptp(places[:-1]):
             found["smooth"][name] = fisher(float(np.corrcoef(places[1:], places[:-1])[0, 1]))
     return found
