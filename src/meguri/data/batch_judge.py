@@ -54,7 +54,7 @@ RULES: dict[str, Rule] = {
     "rows": Rule(0.45, 1.2),
     "nulls": Rule(0.9, 1.3, "up"),
     "missing": Rule(0.33, 1.0, "up"),  # nulls, where there were none
-    "distinct": Rule(0.99, 2.0, "down"),
+    "distinct": Rule(1.2, 2.0, "down"),
     "commonest": Rule(0.41, 2.0, "up"),
     "calendar": Rule(0.49, 1.5, "down"),
     "zeros": Rule(0.33, 2.5, "up"),
