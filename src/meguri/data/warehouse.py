@@ -15,7 +15,8 @@ import polars as pl
 
 from meguri.base.errors import DataError, MeguriError
 from meguri.base.redact import redact
-from meguri.data.engines import Engine, engine_of
+from meguri.data.engines import engine_of
+from meguri.data.engines.base import Engine
 from meguri.data.stream import batches_of
 
 ROWS = 100_000  # of a batch, unless asked otherwise
@@ -66,7 +67,7 @@ class Warehouse:
             raise DataError(f"the warehouse has no table '{name}'", where=self.url, fix=fix)
         with self._told(f"cannot read the table '{name}'"):
             self._engine.show(self._backend, [last])
-            return self._backend.table(last, database=schema or None)
+            return self._engine.table(self._backend, last, schema or None)
 
     def sql(self, text: str) -> Any:
         """An Ibis expression of a query in the warehouse's own SQL."""
