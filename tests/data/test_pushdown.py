@@ -54,10 +54,10 @@ def test_sql_says_the_same(warehouse: Warehouse, table: pl.DataFrame, labelled: 
     here, how = warehouse.read(expr), {"labelled": labelled, "now": now}
     broken = wrong(lambda: DIRTY.check(here, **how))
     if broken is not None:
-        assert wrong(lambda: pushdown.ask(expr, DIRTY, **how)) == broken
+        assert wrong(lambda: pushdown.ask(warehouse, expr, DIRTY, **how)) == broken
         return
     wanted = expected(DIRTY, here, **how)
-    rows = warehouse.read(pushdown.ask(expr, DIRTY, **how))
+    rows = warehouse.read(pushdown.ask(warehouse, expr, DIRTY, **how))
     assert told(DIRTY, rows.drop("reason"), rows["reason"].to_list(), labelled=labelled) == wanted
     counts = pushdown.counts(warehouse, expr, DIRTY, **how)
     assert (counts.rows, counts.bad) == (here.height, sum(why != "" for _, why in wanted))
@@ -208,7 +208,7 @@ def test_each_check_of_each_type_at_its_edges(warehouse: Warehouse) -> None:
         contract = contract_of([field("id", "Int64"), field("t", "Datetime"), *(one for one, _ in made[some])])
         warehouse.write("edges", pl.DataFrame([*own, *columns[some]]))
         expr = warehouse.table("edges")
-        rows = warehouse.read(pushdown.ask(expr, contract)).sort("id")
+        rows = warehouse.read(pushdown.ask(warehouse, expr, contract)).sort("id")
         here = warehouse.read(expr).sort("id")
         checked = contract.check(here)
         left = set(pushdown.unasked(expr, contract))
@@ -271,7 +271,7 @@ def test_text_that_is_to_be_read_as_numbers_is_left_to_polars(warehouse: Warehou
     assert pushdown.counts(warehouse, expr, contract) == pushdown.Counts(
         3, 0, {}, ("x: to be read from String as Int64",)
     )
-    rows = warehouse.read(pushdown.ask(expr, contract))
+    rows = warehouse.read(pushdown.ask(warehouse, expr, contract))
     assert rows["reason"].null_count() == 3
     assert sorted(contract.check(rows.drop("reason")).quarantined["reason"]) == [
         "x: cannot be read as Int64; x: null",
@@ -296,23 +296,23 @@ def test_all_that_is_wrong_with_the_columns_is_said_at_once(warehouse: Warehouse
     assert text is not None
     assert "4 columns are wrong" in text
     assert "'distance' is gone; was it renamed to 'distances'?" in text
-    for ask in (pushdown.ask, lambda *both: pushdown.counts(warehouse, *both)):
-        assert wrong(lambda ask=ask: ask(expr, FLIGHTS)) == text
+    for ask in (pushdown.ask, pushdown.counts):
+        assert wrong(lambda ask=ask: ask(warehouse, expr, FLIGHTS)) == text
     with pytest.raises(ContractError, match=r"values that would change, such as 1\.5"):
-        pushdown.ask(expr, FLIGHTS)
+        pushdown.ask(warehouse, expr, FLIGHTS)
 
 
 def test_a_strict_contract_takes_no_other_column(warehouse: Warehouse) -> None:
     strict = contract_of([field("id", "Int64"), field("t", "Datetime"), field("x", "Int64")], strict=True)
     assert "'y': not in the contract, which is strict" in str(
-        wrong(lambda: pushdown.ask(table_of(warehouse, x=[1], y=[1]), strict))
+        wrong(lambda: pushdown.ask(warehouse, table_of(warehouse, x=[1], y=[1]), strict))
     )
 
 
 def test_a_table_without_rows_is_an_error_where_rows_are_counted(warehouse: Warehouse) -> None:
     expr = table_of(warehouse, x=[1.0])
     nothing = expr.filter(expr["id"] < 0)
-    assert warehouse.read(pushdown.ask(nothing, with_x("Float64"))).columns == ["id", "t", "x", "reason"]
+    assert warehouse.read(pushdown.ask(warehouse, nothing, with_x("Float64"))).columns == ["id", "t", "x", "reason"]
     with pytest.raises(ContractError, match="the table has no rows"):
         pushdown.counts(warehouse, nothing, with_x("Float64"))
 
@@ -322,7 +322,7 @@ def test_columns_of_no_type_and_columns_that_are_absent(warehouse: Warehouse) ->
     assert pushdown.counts(warehouse, table_of(warehouse, y=[1, 2]), contract).reasons == {"x: gt(0)": 2}
     expr = table_of(warehouse, y=[1, 2]).mutate(x=ibis.null())
     assert pushdown.counts(warehouse, expr, contract).reasons == {"x: gt(0)": 2}
-    assert warehouse.read(pushdown.ask(expr, contract))["x"].to_list() == [None, None]
+    assert warehouse.read(pushdown.ask(warehouse, expr, contract))["x"].to_list() == [None, None]
 
 
 @pytest.mark.parametrize(

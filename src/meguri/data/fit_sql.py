@@ -11,6 +11,7 @@ from meguri.base.extras import need
 from meguri.data.contract import Contract
 from meguri.data.spec import Field
 from meguri.data.spec_sql import literal
+from meguri.data.warehouse import Warehouse
 
 _WHOLE = {"Float32": 24, "Float64": 53}  # bits of a whole number that a float holds
 _SMALL, _GREAT = 2.0**-150, 2.0**128 - 2.0**103  # at most and at least: what a Float32 rounds to 0 and to infinity
@@ -36,10 +37,10 @@ class Fitting:
         return self.values.get(name, name)
 
 
-def fit_all(expr: Any, contract: Contract, *, labelled: bool, look: bool = True) -> Fitting:
+def fit_all(expr: Any, contract: Contract, *, labelled: bool, warehouse: Warehouse | None = None) -> Fitting:
     """The query in the contract's types.
 
-    With ``look`` the values of columns that cannot be told by their type are looked at, in one query. Raises
+    With the warehouse the values of columns that cannot be told by their type are looked at, in one query. Raises
     ContractError, saying all that is wrong, when a column is gone or retyped.
     """
     ibis = need("ibis")
@@ -59,7 +60,7 @@ def fit_all(expr: Any, contract: Contract, *, labelled: bool, look: bool = True)
             continue
         made, unfit = _fit(expr[name], asked)
         if made is None and not asked.coerce:
-            example = _example(expr, expr[name].notnull(), name) if look else ""
+            example = _example(warehouse, expr, expr[name].notnull(), name)
             wrong[name] = f"'{name}': expected {asked.type}, found {_shown(expr[name])}{example}"
         elif made is None:
             unread[name] = f"{name}: to be read from {_shown(expr[name])} as {asked.type}"
@@ -72,18 +73,19 @@ def fit_all(expr: Any, contract: Contract, *, labelled: bool, look: bool = True)
             if not made.equals(expr[name]):
                 changed[name] = made
     strict = {asked.name for asked in fields if asked.name in lost and not asked.coerce}
-    wrong |= _changing(expr, contract, {name: lost.pop(name) for name in sorted(strict)}) if look else {}
+    masks = {name: lost.pop(name) for name in sorted(strict)}
+    wrong |= _changing(warehouse, expr, contract, masks) if warehouse and masks else {}
     problems = [wrong[asked.name] for asked in fields if asked.name in wrong]
     if contract.strict and extra:
         problems.append(f"{', '.join(map(repr, extra))}: not in the contract, which is strict")
     if problems:
         raise contract.broken(problems)
     values = {name: f"_meguri_value_{number}" for number, name in enumerate(changed)}
-    masks = {name: f"_meguri_lost_{number}" for number, name in enumerate(lost)}
+    marks = {name: f"_meguri_lost_{number}" for number, name in enumerate(lost)}
     names = [asked.name for asked in fields]
     columns = [absent[name].name(name) if name in absent else expr[name] for name in names]
-    own = {values[name]: made for name, made in changed.items()} | {masks[name]: mask for name, mask in lost.items()}
-    return Fitting(expr.get_backend().name, expr.select(*columns, **own), names, values, masks, unread)
+    own = {values[name]: made for name, made in changed.items()} | {marks[name]: mask for name, mask in lost.items()}
+    return Fitting(expr.get_backend().name, expr.select(*columns, **own), names, values, marks, unread)
 
 
 def _absent(asked: Field) -> Any:
@@ -167,22 +169,22 @@ def _float32(found: Any) -> Any:
     )
 
 
-def _changing(expr: Any, contract: Contract, masks: dict[str, Any]) -> dict[str, str]:
+def _changing(warehouse: Warehouse, expr: Any, contract: Contract, masks: dict[str, Any]) -> dict[str, str]:
     """Of columns whose values may only stay as they are, those that have a value which would change."""
-    if not masks:
-        return {}
     counted = expr.aggregate(**{f"lost_{i}": mask.sum() for i, mask in enumerate(masks.values())})
     types = {asked.name: asked.type for asked in contract.fields}
     found = {}
-    for (name, mask), count in zip(masks.items(), pl.DataFrame(counted.to_pyarrow()).row(0), strict=True):
+    for (name, mask), count in zip(masks.items(), warehouse.read(counted).row(0), strict=True):
         if count:
             shown = f"expected {types[name]}, found {_shown(expr[name])} with values that would change"
-            found[name] = f"'{name}': {shown}{_example(expr, mask, name)}"
+            found[name] = f"'{name}': {shown}{_example(warehouse, expr, mask, name)}"
     return found
 
 
-def _example(expr: Any, which: Any, name: str) -> str:
-    some = pl.DataFrame(expr.filter(which).select(name).limit(1).to_pyarrow())
+def _example(warehouse: Warehouse | None, expr: Any, which: Any, name: str) -> str:
+    if warehouse is None:
+        return ""
+    some = warehouse.read(expr.filter(which).select(name).limit(1))
     return f", such as {some.item()!r}" if some.height else ""
 
 

@@ -31,7 +31,9 @@ class Counts:
     unasked: tuple[str, ...]
 
 
-def ask(expr: Any, contract: Contract, *, now: datetime | None = None, labelled: bool = True) -> Any:
+def ask(
+    warehouse: Warehouse, expr: Any, contract: Contract, *, now: datetime | None = None, labelled: bool = True
+) -> Any:
     """The contract's columns of an Ibis expression, as they are, and ``reason``: null, or the words of ``Contract.check``.
 
     Nothing is written, and but for one look at columns of another type nothing is read until the result is. Of rows
@@ -40,7 +42,7 @@ def ask(expr: Any, contract: Contract, *, now: datetime | None = None, labelled:
     Raises ContractError when the table as a whole is wrong: a column is gone or retyped.
     """
     ibis = need("ibis")
-    fitting = fit_all(expr, contract, labelled=labelled)
+    fitting = fit_all(expr, contract, labelled=labelled, warehouse=warehouse)
     table, faults = _judged(fitting, contract, now=now, labelled=labelled, twice=True)
     text: Any = ibis.literal("")
     for why, bad in faults.items():
@@ -55,7 +57,7 @@ def counts(
 
     Raises ContractError when the table as a whole is wrong: a column is gone or retyped, or there is no row.
     """
-    fitting = fit_all(expr, contract, labelled=labelled)
+    fitting = fit_all(expr, contract, labelled=labelled, warehouse=warehouse)
     keys = [fitting.value(name) for name in contract.key]
     several = _several(fitting.table, keys).count().name("several").as_table()
     twice = bool(warehouse.read(several).item())
@@ -77,7 +79,7 @@ def unasked(expr: Any, contract: Contract, *, labelled: bool = True) -> tuple[st
     These are functions of the user's own, columns that are to be read from another kind of type, some patterns, and in
     PostgreSQL the order of texts, which depends on its locale.
     """
-    fitting = fit_all(expr, contract, labelled=labelled, look=False)
+    fitting = fit_all(expr, contract, labelled=labelled)
     found = list(fitting.unread.values())
     for field in contract.asked(labelled=labelled):
         if field.name not in fitting.unread:

@@ -174,7 +174,7 @@ class WarehouseCase:
         warehouse.write("kit_dirty", pl.concat([good, *wrong]))
         table, contract = warehouse.table("kit_dirty"), a_contract()
         here = contract.check(warehouse.read(table), now=DAY)
-        asked = warehouse.read(pushdown.ask(table, contract, now=DAY))
+        asked = warehouse.read(pushdown.ask(warehouse, table, contract, now=DAY))
         assert sorted(asked["reason"].drop_nulls()) == sorted(here.quarantined["reason"])
         again = contract.check(asked.filter(pl.col("reason").is_null()), now=DAY)
         assert_frame_equal(again.rows.sort("id"), here.rows.sort("id"))
@@ -187,7 +187,7 @@ class WarehouseCase:
         """A column gone or of another type, and no row at all."""
         warehouse.write("kit_broken", some_rows(9).drop("day").with_columns(amount=pl.lit("much")))
         with pytest.raises(ContractError) as error:
-            pushdown.ask(warehouse.table("kit_broken"), a_contract())
+            pushdown.ask(warehouse, warehouse.table("kit_broken"), a_contract())
         assert "'amount': expected Float64, found String, such as 'much'" in str(error.value)
         assert "'day' is gone" in str(error.value)
         warehouse.write("kit_empty", some_rows(1).clear())

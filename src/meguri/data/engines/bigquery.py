@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult
@@ -13,7 +14,7 @@ from meguri.data.engines.base import Engine, options
 
 
 class BigQuery(Engine):
-    """A dataset of BigQuery; the credentials are those of the environment."""
+    """The credentials are those of the environment; of an emulator, which BIGQUERY_EMULATOR_HOST names, none."""
 
     def __init__(self, parts: SplitResult, root: Path) -> None:
         _ = root
@@ -24,13 +25,33 @@ class BigQuery(Engine):
         self.location = options(parts, "location").get("location")
 
     def connect(self) -> Any:
-        need("google.cloud.bigquery")
-        ibis = need("ibis")
-        return ibis.bigquery.connect(project_id=self.project, dataset_id=self.dataset, location=self.location)
+        bigquery, ibis = need("google.cloud.bigquery"), need("ibis")
+        place = {"project_id": self.project, "dataset_id": self.dataset, "location": self.location}
+        if os.environ.get("BIGQUERY_EMULATOR_HOST"):
+            nobody = need("google.auth.credentials").AnonymousCredentials()
+            client = bigquery.Client(self.project, credentials=nobody, location=self.location)
+            backend = ibis.bigquery.connect(**place, client=client, credentials=nobody)
+            backend.storage_client = None  # an emulator keeps no results for the Storage API: they come page by page
+        else:
+            backend = ibis.bigquery.connect(**place)
+        backend.client.default_query_job_config.default_dataset = (
+            f"{self.project}.{self.dataset}"  # of bare names in SQL
+        )
+        return backend
+
+    def batches(self, backend: Any, expr: Any, rows: int) -> Iterator[Any]:
+        """BigQuery makes the batches as it likes; a large one is cut."""
+        for batch in backend.to_pyarrow_batches(expr):
+            yield from (batch.slice(start, rows) for start in range(0, batch.num_rows, rows))
 
     def take(self, ask: Callable[[], Any], name: str, draft: Path) -> None:
+        """One load job: BigQuery shows its rows when it is done, or leaves what was there."""
         backend, bigquery = ask(), need("google.cloud.bigquery")
-        job = bigquery.LoadJobConfig(source_format="PARQUET", write_disposition="WRITE_TRUNCATE")
+        arrow = need("pyarrow.parquet").read_schema(draft)
+        schema = need("ibis.backends.bigquery.datatypes").BigQuerySchema.from_ibis(
+            need("ibis").Schema.from_pyarrow(arrow)
+        )
+        job = bigquery.LoadJobConfig(source_format="PARQUET", write_disposition="WRITE_TRUNCATE", schema=schema)
         with draft.open("rb") as file:
             place = f"{self.project}.{self.dataset}.{name}"
             backend.client.load_table_from_file(file, place, job_config=job, location=self.location).result()
