@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import platform
 import shutil
 import signal
 import socket
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
+
+from meguri.data.engines.bigquery import BigQuery
+from meguri.data.warehouse import Warehouse
 
 PASSWORD = "sésame @/:?#%"  # what a URL has to quote
 
@@ -83,3 +89,88 @@ def postgres() -> Iterator[str]:
             server.stderr.close()
     finally:
         shutil.rmtree(folder)
+
+
+@contextmanager
+def bigquery() -> Iterator[str]:
+    """The URL of an empty dataset of an emulator of its own; skips the test where MEGURI_BQEMULATOR names none.
+
+    It asks for DuckDB's extension `spatial`, which comes as a package beside it; so it is given a home that has it.
+    """
+    program = os.environ.get("MEGURI_BQEMULATOR")
+    if program is None or importlib.util.find_spec("google.cloud.bigquery") is None:
+        pytest.skip("there is no emulator of BigQuery, or not its client (.ci/run has both)")
+    home = Path(tempfile.mkdtemp(prefix="meguri-bq-"))
+    found = next(Path(program).parent.parent.rglob("extensions/*/spatial.duckdb_extension"))
+    there = home / ".duckdb" / "extensions" / found.parent.name / f"linux_{_ARCH[platform.machine()]}"
+    there.mkdir(parents=True)
+    (there / found.name).symlink_to(found)
+    rest, grpc = free_port(), free_port()
+    command = [
+        program,
+        "start",
+        "--rest-port",
+        str(rest),
+        "--grpc-port",
+        str(grpc),
+        "--ephemeral",
+        "--log-format",
+        "json",
+    ]
+    try:
+        server = subprocess.Popen(
+            ["setpriv", "--pdeathsig", "TERM", *command],
+            cwd=home, env={**os.environ, "HOME": str(home)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8",
+        )  # fmt: skip
+        try:
+            assert server.stdout is not None
+            log = []
+            for line in server.stdout:
+                log.append(line)
+                if "grpc.listen" in line:
+                    break
+            else:
+                raise AssertionError("".join(log))
+            rest_of_log = threading.Thread(target=server.stdout.read)
+            rest_of_log.start()
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("BIGQUERY_EMULATOR_HOST", f"http://127.0.0.1:{rest}")
+                credentials = importlib.import_module("google.auth.credentials").AnonymousCredentials()
+                client = importlib.import_module("google.cloud.bigquery").Client("meguri", credentials=credentials)
+                client.create_dataset("kit")
+                take = BigQuery.take
+
+                def emptied(self: BigQuery, ask: Callable[[], Any], name: str, draft: Path) -> None:
+                    """BigQuery gives a table that is truncated the new columns; the emulator keeps the old ones."""
+                    client.delete_table(f"kit.{name}", not_found_ok=True)
+                    take(self, ask, name, draft)
+
+                patch.setattr(BigQuery, "take", emptied)
+                yield "bigquery://meguri/kit"
+                client.close()
+        finally:
+            server.terminate()
+            server.wait()
+            rest_of_log.join()
+            server.stdout.close()
+    finally:
+        shutil.rmtree(home)
+
+
+_ARCH = {"x86_64": "amd64", "aarch64": "arm64"}
+
+
+@contextmanager
+def spark() -> Iterator[str]:
+    """The URL of a Spark in this process; skips the test where none can run."""
+    if importlib.util.find_spec("pyspark") is None or shutil.which("java") is None:
+        pytest.skip("there is no Spark (meguri[spark], Debian: openjdk-17-jre-headless)")
+    yield "spark://local[2]/tables"
+
+
+@contextmanager
+def opened(engine: str, folder: Path) -> Iterator[Warehouse]:
+    """An open warehouse of any engine; the folder is for those that have one."""
+    server = {"postgres": postgres, "bigquery": bigquery, "spark": spark}.get(engine)
+    with server() if server else nullcontext("duckdb:///tables") as url, Warehouse(url, folder) as warehouse:
+        yield warehouse

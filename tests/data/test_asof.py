@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 import pytest
 from data.events import MINUTE, NOON, expected, histories, minute, questions, records, rows
-from data.servers import postgres
+from data.servers import opened
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -113,7 +113,8 @@ def test_the_warehouse_gives_the_same_values(
         assert there.equals(here)
 
 
-def test_postgres_gives_the_same_values() -> None:
+@pytest.mark.parametrize("engine", ["duckdb", "postgres", "spark", "bigquery"])
+def test_each_engine_gives_the_same_values(engine: str, tmp_path: Path) -> None:
     dice = random.Random(4)
     times = [dice.randrange(60) for _ in range(500)]
     given = [
@@ -125,7 +126,7 @@ def test_postgres_gives_the_same_values() -> None:
         [table, table.head(50).with_columns(pl.col("known_at") + 5 * MINUTE, delay=pl.lit(None, pl.Float64))]
     )
     asked = rows(*[(dice.randrange(90), dice.choice(["JFK", "EWR", "LGA", None]), "UA") for _ in range(200)])
-    with postgres() as url, Warehouse(url, Path()) as warehouse:
+    with opened(engine, tmp_path) as warehouse:
         warehouse.write("records", table)
         here = made(asked, FEATURES, {"records": table})
         assert made(asked, FEATURES, warehouse).equals(here)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult
+
+import polars as pl
 
 from meguri.base.errors import SettingsError
 from meguri.base.extras import need
@@ -43,6 +45,10 @@ class BigQuery(Engine):
         """BigQuery makes the batches as it likes; a large one is cut."""
         for batch in backend.to_pyarrow_batches(expr):
             yield from (batch.slice(start, rows) for start in range(0, batch.num_rows, rows))
+
+    def write(self, ask: Callable[[], Any], name: str, batches: Iterable[pl.DataFrame]) -> int:
+        """BigQuery has no whole numbers beyond 64 bits with a sign."""
+        return super().write(ask, name, (batch.cast({pl.UInt64: pl.Decimal(20, 0)}) for batch in batches))
 
     def take(self, ask: Callable[[], Any], name: str, draft: Path) -> None:
         """One load job: BigQuery shows its rows when it is done, or leaves what was there."""
