@@ -37,9 +37,12 @@ bench: $(VENV)/.ready
 	for script in bench/*.py; do $(BIN)/python $$script; done
 
 # The lock holds hashes and no address, so that it installs from whatever index the machine uses.
+# What .ci/run tests Spark and BigQuery with has locks of its own, as it is large and few need it.
+COMPILE := $(BIN)/uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet
 lock: $(VENV)/.ready
-	$(BIN)/uv pip compile pyproject.toml --universal --extra all --group dev --group demo --generate-hashes \
-	  --no-emit-index-url --no-header --no-annotate --quiet -o requirements.lock
+	$(COMPILE) pyproject.toml --extra all --group dev --group demo -o requirements.lock
+	$(COMPILE) pyproject.toml --extra all --extra spark --extra bigquery --group dev -o .ci/engines.lock
+	$(COMPILE) --group emulator -o .ci/emulator.lock
 
 clean:
 	rm -rf $(VENV) build dist .coverage* .mypy_cache .ruff_cache .pytest_cache

@@ -101,10 +101,36 @@ def bigquery() -> Iterator[str]:
     if program is None or importlib.util.find_spec("google.cloud.bigquery") is None:
         pytest.skip("there is no emulator of BigQuery, or not its client (.ci/run has both)")
     home = Path(tempfile.mkdtemp(prefix="meguri-bq-"))
-    found = next(Path(program).parent.parent.rglob("extensions/*/spatial.duckdb_extension"))
-    there = home / ".duckdb" / "extensions" / found.parent.name / f"linux_{_ARCH[platform.machine()]}"
-    there.mkdir(parents=True)
-    (there / found.name).symlink_to(found)
+    try:
+        found = next(Path(program).parent.parent.rglob("extensions/*/spatial.duckdb_extension"))
+        there = home / ".duckdb" / "extensions" / found.parent.name / f"linux_{_ARCH[platform.machine()]}"
+        there.mkdir(parents=True)
+        (there / found.name).symlink_to(found)
+        with _emulator(program, home) as port, pytest.MonkeyPatch.context() as patch:
+            patch.setenv("BIGQUERY_EMULATOR_HOST", f"http://127.0.0.1:{port}")
+            credentials = importlib.import_module("google.auth.credentials").AnonymousCredentials()
+            client = importlib.import_module("google.cloud.bigquery").Client("meguri", credentials=credentials)
+            for name in ("kit", "_bqemu_anonymous"):  # what it says is the place of its results is not there
+                client.create_dataset(name)
+            # It takes uploads in one part of two only with another content type; in several it takes all.
+            patch.setattr("google.cloud.bigquery.client._MAX_MULTIPART_SIZE", 0)
+            take = BigQuery.take
+
+            def emptied(self: BigQuery, ask: Callable[[], Any], name: str, draft: Path) -> None:
+                """BigQuery gives a table that is truncated the new columns; the emulator keeps the old ones."""
+                client.delete_table(f"kit.{name}", not_found_ok=True)
+                take(self, ask, name, draft)
+
+            patch.setattr(BigQuery, "take", emptied)
+            yield "bigquery://meguri/kit"
+            client.close()
+    finally:
+        shutil.rmtree(home)
+
+
+@contextmanager
+def _emulator(program: str, home: Path) -> Iterator[int]:
+    """The port of a running emulator."""
     rest, grpc = free_port(), free_port()
     command = [
         program,
@@ -117,44 +143,30 @@ def bigquery() -> Iterator[str]:
         "--log-format",
         "json",
     ]
+    server = subprocess.Popen(
+        ["setpriv", "--pdeathsig", "TERM", *command],
+        cwd=home, env={**os.environ, "HOME": str(home)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8",
+    )  # fmt: skip
+    assert server.stdout is not None
     try:
-        server = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "TERM", *command],
-            cwd=home, env={**os.environ, "HOME": str(home)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8",
-        )  # fmt: skip
+        log = []
+        for line in server.stdout:
+            log.append(line)
+            if "grpc.listen" in line:
+                break
+        else:
+            raise AssertionError("".join(log))
+        rest_of_log = threading.Thread(target=server.stdout.read)
+        rest_of_log.start()
         try:
-            assert server.stdout is not None
-            log = []
-            for line in server.stdout:
-                log.append(line)
-                if "grpc.listen" in line:
-                    break
-            else:
-                raise AssertionError("".join(log))
-            rest_of_log = threading.Thread(target=server.stdout.read)
-            rest_of_log.start()
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setenv("BIGQUERY_EMULATOR_HOST", f"http://127.0.0.1:{rest}")
-                credentials = importlib.import_module("google.auth.credentials").AnonymousCredentials()
-                client = importlib.import_module("google.cloud.bigquery").Client("meguri", credentials=credentials)
-                client.create_dataset("kit")
-                take = BigQuery.take
-
-                def emptied(self: BigQuery, ask: Callable[[], Any], name: str, draft: Path) -> None:
-                    """BigQuery gives a table that is truncated the new columns; the emulator keeps the old ones."""
-                    client.delete_table(f"kit.{name}", not_found_ok=True)
-                    take(self, ask, name, draft)
-
-                patch.setattr(BigQuery, "take", emptied)
-                yield "bigquery://meguri/kit"
-                client.close()
+            yield rest
         finally:
             server.terminate()
-            server.wait()
             rest_of_log.join()
-            server.stdout.close()
     finally:
-        shutil.rmtree(home)
+        server.terminate()
+        server.wait()
+        server.stdout.close()
 
 
 _ARCH = {"x86_64": "amd64", "aarch64": "arm64"}

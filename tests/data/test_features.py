@@ -58,6 +58,13 @@ def test_a_window_begins_before_the_moment(length: Any) -> None:
             make()
 
 
+def test_a_window_that_is_always_empty_is_refused() -> None:
+    for make in (lambda: WEATHER.mean("temp", over="1h"), lambda: WEATHER.last("temp", within="30m")):
+        with pytest.raises(ContractError, match="never has an event in it: a record of weather is known 1h later"):
+            make()
+    assert WEATHER.count(over="61m").length == timedelta(minutes=61)
+
+
 def test_a_window_needs_to_tell_a_correction_from_an_event() -> None:
     logged = Events("weather", by="origin", at="hour", known="known_at")
     with pytest.raises(ContractError, match="cannot tell a corrected record") as caught:
@@ -76,7 +83,7 @@ def test_definitions_say_what_they_are() -> None:
     assert repr(WEATHER) == "<Events weather: by=origin, at=hour, known=hour + 1h>"
     logged = Events(sql="select *\n from weather", of=["weather"], by=["origin"], at="hour", known="known_at")
     assert repr(logged) == "<Events select * from weather: by=origin, at=hour, known=known_at>"
-    assert WEATHER.mean("temp", over="1h").round(2).digits == 2
+    assert WEATHER.mean("temp", over="2h").round(2).digits == 2
 
 
 LABEL = Events("weather", by="origin", at="hour", known="1h").mean("late", over="1d")
@@ -181,7 +188,7 @@ def test_no_rows_have_their_columns() -> None:
     asked = rows().drop("temp").clear()
     found = build(
         asked,
-        {"temp": WEATHER.last("temp"), "n": WEATHER.count(over="1h")},
+        {"temp": WEATHER.last("temp"), "n": WEATHER.count(over="2h")},
         {"weather": TABLE},
         contract=FLIGHTS,
         now=NOON,

@@ -1,4 +1,4 @@
-"""The warehouse on DuckDB and on a real PostgreSQL: the conformance kit, and what is particular to each."""
+"""The warehouse on each engine: the conformance kit, and what is particular to one. Spark and BigQuery where they are there."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from urllib.parse import quote
 import polars as pl
 import pyarrow
 import pytest
-from data.servers import PASSWORD, postgres
+from data.servers import PASSWORD, opened, postgres
 
 from meguri.base.errors import DataError, SettingsError
 from meguri.data.warehouse import Warehouse
@@ -27,16 +27,30 @@ from meguri.testing.warehouse import WarehouseCase, some_rows
 class TestFolder(WarehouseCase):
     @pytest.fixture
     def warehouse(self, tmp_path: Path) -> Iterator[Warehouse]:
-        with Warehouse("duckdb:///data/warehouse", tmp_path) as opened:
-            yield opened
+        with Warehouse("duckdb:///data/warehouse", tmp_path) as found:
+            yield found
+
+
+class TestSpark(WarehouseCase):
+    @pytest.fixture
+    def warehouse(self, tmp_path: Path) -> Iterator[Warehouse]:
+        with opened("spark", tmp_path) as found:
+            yield found
+
+
+class TestBigQuery(WarehouseCase):
+    @pytest.fixture
+    def warehouse(self, tmp_path: Path) -> Iterator[Warehouse]:
+        with opened("bigquery", tmp_path) as found:
+            yield found
 
 
 class TestFile(WarehouseCase):
     @pytest.fixture
     def warehouse(self, tmp_path: Path) -> Iterator[Warehouse]:
-        with Warehouse("duckdb:///data/warehouse.duckdb", tmp_path) as opened:
-            opened.write("first", some_rows(1))
-            yield opened
+        with Warehouse("duckdb:///data/warehouse.duckdb", tmp_path) as found:
+            found.write("first", some_rows(1))
+            yield found
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +62,8 @@ def server() -> Iterator[str]:
 class TestPostgres(WarehouseCase):
     @pytest.fixture
     def warehouse(self, server: str) -> Iterator[Warehouse]:
-        with Warehouse(server, Path()) as opened:
-            yield opened
+        with Warehouse(server, Path()) as found:
+            yield found
 
     def test_other_schemas_and_types(self, server: str, warehouse: Warehouse) -> None:
         warehouse.write("plain", some_rows(1))

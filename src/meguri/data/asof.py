@@ -12,34 +12,13 @@ import polars as pl
 
 from meguri.base.errors import DataError
 from meguri.data.features import Events, Feature
-from meguri.data.sources import AT, KNOWN, MOMENT, Sources, read
+from meguri.data.sources import AT, KNOWN, MOMENT
 
 # The column of the moments that are asked about, and of those at which a value changes.
 T, CHANGE = "meguri_moment", "meguri_change"
 END, COUNT, ROW = "meguri_end", "meguri_count", "meguri_row"
-BEGINNING = datetime.min
 
 Tables = Mapping[tuple[Any, ...], pl.DataFrame]
-
-
-def load(
-    found: Mapping[str, Feature], sources: Sources, *, first: datetime, last: datetime, cut: datetime | None
-) -> Tables:
-    """Each feature's events, read once, as far back as a value between ``first`` and ``last`` can depend on them."""
-    groups: dict[tuple[Any, ...], list[Feature]] = defaultdict(list)
-    for feature in found.values():
-        groups[source(feature.events)].append(feature)
-    tables = {}
-    for key, features in groups.items():
-        events = features[0].events
-        columns = {name for feature in features for name in feature.events.keys} | {*events.id, *events.scope}
-        columns |= {feature.column for feature in features if feature.column is not None}
-        lengths = [feature.length for feature in features]
-        longest = None if None in lengths else max(length for length in lengths if length is not None)
-        reach = longest is not None and longest < first - BEGINNING.replace(tzinfo=first.tzinfo)
-        after = first - longest if reach and longest is not None else None
-        tables[key] = read(sources, events, columns, after=after, until=last, cut=cut)
-    return tables
 
 
 def source(events: Events) -> tuple[Any, ...]:
@@ -128,8 +107,8 @@ def ordered(table: pl.DataFrame, keys: tuple[str, ...], events: Events, columns:
     """The records in the order in which they became known, then happened; between equals the greatest comes last."""
     times = [KNOWN, AT] if isinstance(events.known, str) else [KNOWN]
     if table.select(*keys, *times).is_duplicated().any():
-        more = [name for name in (*events.id, *columns) if name not in keys]
-        return table.sort([*times, *dict.fromkeys(more)])
+        more = dict.fromkeys(name for name in (*events.id, *columns) if name not in keys)
+        return table.sort([*times, *(plain(name, table.schema[name]) for name in more)])
     return table.sort(times)
 
 
@@ -186,7 +165,8 @@ def _sums(table: pl.DataFrame, keys: tuple[str, ...], features: Mapping[str, Fea
     end = pl.col(AT) + length
     if isinstance(events.known, str):
         more = sorted({feature.column for feature in features.values() if feature.column is not None})
-        table = _versions(table.sort([KNOWN, AT, *dict.fromkeys([*keys, *more])]), events)
+        by = (plain(name, table.schema[name]) for name in dict.fromkeys([*keys, *more]))
+        table = _versions(table.sort([KNOWN, AT, *by]), events)
         end = pl.min_horizontal(end, pl.col(END))
     table = table.with_columns(end.alias(END)).filter(pl.col(KNOWN) < pl.col(END), pl.col(AT).is_not_null())
     parts = {name: whole for feature in features.values() for name, whole in wholes(feature, table).items()}

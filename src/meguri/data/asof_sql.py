@@ -71,8 +71,13 @@ def _interval(length: timedelta) -> Any:
 
 
 def _up(table: Any, names: list[str]) -> list[Any]:
-    """An order like that of polars: nulls come first."""
-    return [table[name].asc(nulls_first=True) for name in dict.fromkeys(names)]
+    """An order like that of ``asof``: nulls come first, and what is no number is one."""
+
+    def value(name: str) -> Any:
+        column = table[name]
+        return column.isnan().ifelse(need("ibis").null(), column) if column.type().is_floating() else column
+
+    return [value(name).asc(nulls_first=True) for name in dict.fromkeys(names)]
 
 
 def _ended(records: Any, events: Events, more: list[str]) -> Any:

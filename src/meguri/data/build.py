@@ -10,8 +10,8 @@ import polars as pl
 
 from meguri.base.clock import moment
 from meguri.base.errors import DataError, MeguriError
-from meguri.data import asof
-from meguri.data.features import Features, entities, functions, needs, recorded
+from meguri.data import asof, history
+from meguri.data.features import Feature, Features, entities, functions, needs, recorded
 from meguri.data.sources import MOMENT, Sources
 from meguri.data.table import to_polars
 
@@ -22,11 +22,19 @@ Engine = Literal["polars", "warehouse"]
 
 
 def build(
-    rows: Any, features: Features, sources: Sources, *, contract: Contract, now: datetime, engine: Engine = "polars"
+    rows: Any,
+    features: Features,
+    sources: Sources,
+    *,
+    contract: Contract,
+    now: datetime,
+    engine: Engine = "polars",
+    past: history.Past | None = None,
 ) -> pl.DataFrame:
     """The rows, in their order, and a column for each feature, as it was known at the row's time, at the latest ``now``.
 
-    ``sources`` are frames by table name, or a Warehouse; with ``engine="warehouse"`` the joins run there.
+    ``sources`` are frames by table name, or a Warehouse; with ``engine="warehouse"`` the joins run there. ``past`` is shared by
+    the parts of a stream: then not all events need to be in memory, and none is read twice when rows come in order of time.
     A definition that would see the future is refused with ContractError or DataError: as it is written, and by
     computing a sample of the rows again without what was known later (``meguri.data.leak``).
     """
@@ -41,7 +49,7 @@ def build(
         raise DataError(
             what, where=f"feature '{taken[0]}'", fix="leave it out of what retrieve gives, or rename the feature"
         )
-    built = compute(table, features, sources, time=contract.time, now=now, engine=engine)
+    built = compute(table, features, sources, time=contract.time, now=now, engine=engine, past=past)
     leak.sample(built, features, sources, contract=contract, now=now)
     return built
 
@@ -55,6 +63,7 @@ def compute(
     now: datetime,
     engine: Engine = "polars",
     cut: datetime | None = None,
+    past: history.Past | None = None,
 ) -> pl.DataFrame:
     """The rows and their features, held against nothing."""
     now = moment(now)
@@ -80,10 +89,27 @@ def compute(
 
         made = asof_sql.values(asked, found, sources, now=now)
     else:
-        first, last = (end if isinstance(end, datetime) else now for end in (moments.min(), moments.max()))
-        made = asof.values(asked, found, asof.load(found, sources, first=first, last=last, cut=cut))
+        made = _joined(asked, found, sources, now=now, cut=cut, past=past)
     whole = table.hstack(made.get_columns())
     return called(whole, features).select(*table.columns, *features)
+
+
+def _joined(
+    asked: pl.DataFrame,
+    found: Mapping[str, Feature],
+    sources: Sources,
+    *,
+    now: datetime,
+    cut: datetime | None,
+    past: history.Past | None,
+) -> pl.DataFrame:
+    """A column for each feature; of a stream in two halves of its time where too many events lie between."""
+    first, last = (end if isinstance(end, datetime) else now for end in (asked[asof.T].min(), asked[asof.T].max()))
+    if past is None or first == last or not history.many(found, sources, first=first, last=last):
+        return asof.values(asked, found, history.load(found, sources, first=first, last=last, cut=cut, past=past))
+    masks = list(history.halves(asked[asof.T]))
+    made = [_joined(asked.filter(mask), found, sources, now=now, cut=cut, past=past) for mask in masks]
+    return pl.concat(made)[pl.concat([mask.arg_true() for mask in masks]).arg_sort()]
 
 
 def _moments(column: pl.Series, name: str) -> pl.Series:
@@ -136,7 +162,7 @@ def latest(features: Features, sources: Sources, *, now: datetime) -> Mapping[tu
     """
     now = moment(now)
     found = recorded(features)
-    tables = asof.load(found, sources, first=now, last=now, cut=None) if found else {}
+    tables = history.load(found, sources, first=now, last=now, cut=None) if found else {}
     made = {}
     for keys, group in entities(features):
         parts = [tables[asof.source(feature.events)].select(keys) for feature in group.values()]

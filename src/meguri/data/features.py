@@ -162,6 +162,11 @@ class Events:
         if length <= timedelta(0):
             what = f"{word}={value!r} does not lie before the moment of the prediction"
             raise self._wrong(what, f'a window ends at that moment, and begins earlier: {word}="2h"')
+        if isinstance(self.known, timedelta) and length <= self.known:
+            what = (
+                f"{word}={value!r} never has an event in it: a record of {self.name} is known {spell(self.known)} later"
+            )
+            raise self._wrong(what, f"look back further than {spell(self.known)}")
         return length
 
     def _wrong(self, what: str, fix: str) -> ContractError:

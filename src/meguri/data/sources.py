@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,6 +11,7 @@ import polars as pl
 from meguri.base.errors import DataError
 from meguri.base.extras import need
 from meguri.data.features import Events
+from meguri.data.stream import batches_of
 from meguri.data.table import to_polars
 
 # Frames (lazy ones are read no further than needed) by the names of tables, or a Warehouse.
@@ -34,20 +35,49 @@ def read(
     A record without a known moment is not known. With ``cut``, SQL sees only what its tables knew at that moment.
     Raises DataError when a table or column is missing, a time has no zone, or a record is known before it happened.
     """
-    wanted = list(
-        dict.fromkeys([*sorted(columns), events.at, *([events.known] if isinstance(events.known, str) else [])])
-    )
-    if isinstance(sources, Mapping):
-        found = _frame(sources, events, cut)
-        schema = found.collect_schema()
-        _judge(events, wanted, dict(schema))
-        first, last = _bounds(events, after, until)
-        kept = _until(found.select(wanted), events, last)
-        kept = kept if first is None else kept.filter(~_by(events, first, schema))
-        table = to_polars(kept.collect())
-    else:
-        table = _from_warehouse(sources, events, wanted, after, until, cut)
-    return _timed(table, events)
+    found = _found(sources, events, _wanted(events, columns), after, until, cut)
+    return _timed(found.collect() if isinstance(found, pl.LazyFrame) else to_polars(sources.read(found)), events)
+
+
+def parts(
+    sources: Sources, events: Events, columns: set[str], *, after: datetime | None, until: datetime, rows: int
+) -> Iterator[pl.DataFrame]:
+    """What ``read`` gives, in tables of at most ``rows``."""
+    found = _found(sources, events, _wanted(events, columns), after, until, None)
+    for part in batches_of(found, None if isinstance(found, pl.LazyFrame) else sources, rows=rows):
+        yield _timed(part, events)
+
+
+def count(sources: Sources, events: Events, *, after: datetime | None, until: datetime) -> int:
+    """How many records ``read`` would give."""
+    found = _found(sources, events, _wanted(events, set()), after, until, None)
+    if isinstance(found, pl.LazyFrame):
+        return int(found.select(pl.len()).collect().item())
+    return int(sources.read(found.aggregate(records=found.count())).item())
+
+
+def _wanted(events: Events, columns: set[str]) -> list[str]:
+    known = [events.known] if isinstance(events.known, str) else []
+    return list(dict.fromkeys([*sorted(columns), events.at, *known]))
+
+
+def _found(
+    sources: Sources,
+    events: Events,
+    wanted: list[str],
+    after: datetime | None,
+    until: datetime,
+    cut: datetime | None,
+) -> Any:
+    """The records as a LazyFrame or an Ibis expression: nothing is read yet."""
+    if not isinstance(sources, Mapping):
+        return asked(sources, events, wanted, after=after, until=until, cut=cut)
+    found = _frame(sources, events, cut)
+    schema = found.collect_schema()
+    _judge(events, wanted, dict(schema))
+    first, last = _bounds(events, after, until)
+    kept = _until(found.select(wanted), events, last)
+    return kept if first is None else kept.filter(~_by(events, first, schema))
 
 
 def _moment_column(events: Events) -> str:
@@ -130,13 +160,6 @@ def _timed(table: pl.DataFrame, events: Events) -> pl.DataFrame:
         fix = f"see whether one of the two is a local time, or when it was planned; '{events.known}' is when a record could be read"
         raise DataError(what, where=f"events {events.name}", fix=fix)
     return table
-
-
-def _from_warehouse(
-    warehouse: Any, events: Events, wanted: list[str], after: datetime | None, until: datetime, cut: datetime | None
-) -> pl.DataFrame:
-    expression = asked(warehouse, events, wanted, after=after, until=until, cut=cut)
-    return to_polars(warehouse.read(expression))
 
 
 def asked(

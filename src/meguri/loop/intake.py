@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from meguri.data.contract import Checked
+    from meguri.data.history import Past
     from meguri.loop.steps import Steps
 
 
@@ -90,8 +91,9 @@ def _stream(steps: Steps, given: Any, draft: Path) -> None:
 
     from meguri.data import stream
     from meguri.data.contract import Checked
+    from meguri.data.history import Past
 
-    project, now, contract = steps.project, steps.run.at, steps.project.contract
+    project, now, contract, past = steps.project, steps.run.at, steps.project.contract, Past()
     none = pl.DataFrame(schema=contract.types)
     reasons: list[str] = []
     settled: list[Checked] = []
@@ -102,7 +104,7 @@ def _stream(steps: Steps, given: Any, draft: Path) -> None:
 
     def parts() -> Iterator[pl.DataFrame]:
         for table in stream.batches_of(given, project.warehouse):
-            good, orphaned = _referred(steps, _with_features(steps, table))
+            good, orphaned = _referred(steps, _with_features(steps, table, past))
             refuse(orphaned)
             yield good
 
@@ -201,7 +203,7 @@ def _compare(steps: Steps, path: Path) -> None:
         )
 
 
-def _with_features(steps: Steps, table: pl.DataFrame) -> pl.DataFrame:
+def _with_features(steps: Steps, table: pl.DataFrame, past: Past | None = None) -> pl.DataFrame:
     """The rows with the features of ``src/features.py``, as they were known at each row's moment."""
     from meguri.data.build import build
     from meguri.loop.features import features_of, sources_of
@@ -210,4 +212,4 @@ def _with_features(steps: Steps, table: pl.DataFrame) -> pl.DataFrame:
     if not features or not table.height:
         return table
     sources = sources_of(steps.project, steps.value)
-    return build(table, features, sources, contract=steps.project.contract, now=steps.run.at)
+    return build(table, features, sources, contract=steps.project.contract, now=steps.run.at, past=past)

@@ -47,8 +47,8 @@ class BigQuery(Engine):
             yield from (batch.slice(start, rows) for start in range(0, batch.num_rows, rows))
 
     def write(self, ask: Callable[[], Any], name: str, batches: Iterable[pl.DataFrame]) -> int:
-        """BigQuery has no whole numbers beyond 64 bits with a sign."""
-        return super().write(ask, name, (batch.cast({pl.UInt64: pl.Decimal(20, 0)}) for batch in batches))
+        """BigQuery has no whole numbers beyond 64 bits with a sign, and no type of nulls alone."""
+        return super().write(ask, name, (batch.cast(_TYPES) for batch in batches))
 
     def take(self, ask: Callable[[], Any], name: str, draft: Path) -> None:
         """One load job: BigQuery shows its rows when it is done, or leaves what was there."""
@@ -61,3 +61,6 @@ class BigQuery(Engine):
         with draft.open("rb") as file:
             place = f"{self.project}.{self.dataset}.{name}"
             backend.client.load_table_from_file(file, place, job_config=job, location=self.location).result()
+
+
+_TYPES: dict[Any, pl.DataType] = {pl.UInt64: pl.Decimal(20, 0), pl.Null: pl.String()}
