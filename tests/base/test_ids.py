@@ -19,7 +19,7 @@ MOMENTS = st.datetimes(datetime(1970, 1, 1), datetime(2999, 1, 1), timezones=st.
 
 @given(count=st.integers(0, 50), at=MOMENTS)
 def test_they_are_uuid7_of_the_moment(count: int, at: datetime) -> None:
-    made = prediction_ids(count, at)
+    made = prediction_ids(count, at).to_list()
     assert made == sorted(set(made))
     assert len(made) == count
     for text in made:
@@ -35,7 +35,7 @@ def test_a_later_moment_sorts_later(first: datetime, later: timedelta) -> None:
 
 def test_the_counter_may_run_over(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("secrets.randbits", lambda bits: 2**26 - 2)
-    made = prediction_ids(4, AT)
+    made = prediction_ids(4, AT).to_list()
     assert made == sorted(set(made))
     assert {uuid.UUID(text).version for text in made} == {7}
 

@@ -156,6 +156,22 @@ def test_labels_from_people_are_written_once(call: Call, tmp_path: Path) -> None
     assert json.loads(call("label", str(file), "--by", "mika", "--json"))["same"] == 2
 
 
+def test_a_label_that_can_be_none_is_quarantined(call: Call, tmp_path: Path) -> None:
+    file = tmp_path / "labels.csv"
+    file.write_text("key,value\n" + "".join(f"r{n},1\n" for n in range(960, 965)) + "r965,2\n")
+    assert call("label", str(file), "--by", "mika").strip() == "5 new, 0 same, 0 corrected, 0 unmatched, 1 quarantined"
+    shown = call("data", "quarantine", "--rows", "1")
+    assert "labels of no run" in shown
+    assert "alarm: cannot be read as Boolean" in shown
+    assert '{"key":"r965","value":2}' in shown
+    file.write_text("key,value\nr966,2\nr967,1\n")
+    assert "1 of 2 rows break the contract" in call("label", str(file), "--by", "mika", code=1)
+    file.write_text("key,value\nr967,perhaps\nr968,true\n")
+    assert "expected Boolean, found String, such as 'perhaps'" in call("label", str(file), "--by", "mika", code=1)
+    file.write_text("key,value\nr967,true\n")
+    assert call("label", str(file), "--by", "mika").startswith("1 new"), "nothing of the refused files was written"
+
+
 @pytest.mark.parametrize(("text", "says"), [("id,value\n1,2\n", "need prediction_id or key"), (None, "cannot be read")])
 def test_labels_that_cannot_be_read(call: Call, tmp_path: Path, text: str | None, says: str) -> None:
     file = tmp_path / "labels.csv"

@@ -208,8 +208,9 @@ def test_each_check_of_each_type_at_its_edges(warehouse: Warehouse) -> None:
         made = [(one, column) for one, column in made if column.dtype != pl.UInt64]
     longest = max(len(column) for _, column in made)
     columns = [column.extend_constant(None, longest - len(column)) for _, column in made]
-    for start in range(0, len(made), 40):
-        some = slice(start, start + 40)
+    wide = 10 if "bigquery" in warehouse.url else 40  # the emulator takes minutes for a query of so many columns
+    for start in range(0, len(made), wide):
+        some = slice(start, start + wide)
         own = [pl.Series("id", range(longest)), pl.Series("t", [TIMES[0]] * longest)]
         contract = contract_of([field("id", "Int64"), field("t", "Datetime"), *(one for one, _ in made[some])])
         warehouse.write("edges", pl.DataFrame([*own, *columns[some]]))

@@ -135,6 +135,44 @@ def test_too_many_bad_rows_stop_the_turn(project_root: Path) -> None:
     assert sum(Project.open(project_root).quarantine.counts().values()) > 100
 
 
+PREDICT = """
+    from dataclasses import replace
+
+    import polars as pl
+
+    def predict(release, requests):
+        made = release.predict(requests)
+        wrong = pl.int_range(pl.len()) < {wrong}
+        return replace(made, table=made.table.with_columns(score=pl.when(wrong).then(1.5).otherwise("score")))
+"""
+
+
+def test_an_answer_that_the_contract_does_not_allow_stays_here(project_root: Path) -> None:
+    write_project(project_root, {"src/jobs/predict.py": PREDICT.format(wrong=2)})
+    do_turn(project_root)
+    project = Project.open(project_root)
+    assert project.quarantine.counts() == {"score: in_range(0, 1)": 2}
+    assert set(project.quarantine.read()["door"]) == {"answers"}
+    assert project.ledger.awaited(as_of=START + timedelta(days=9)).count == 22
+    with duckdb.connect(str(project_root / "outputs/predictions.duckdb")) as table:
+        assert table.execute("SELECT count(*), max(score) <= 1 FROM predictions").fetchone() == (22, True)
+
+
+def test_too_many_such_answers_stop_the_turn_and_none_goes_out(project_root: Path) -> None:
+    write_project(project_root, {"src/jobs/predict.py": PREDICT.format(wrong=9)})
+    with pytest.raises(ContractError, match=r"9 of 24 rows break the contract") as caught:
+        do_turn(project_root)
+    assert "score: in_range(0, 1)" in str(caught.value)
+    assert Project.open(project_root).ledger.awaited(as_of=START + timedelta(days=9)).count == 0
+
+
+def test_what_is_no_prediction_is_an_error(project_root: Path) -> None:
+    text = "def predict(release, requests):\n    return release.predict(requests).table\n"
+    write_project(project_root, {"src/jobs/predict.py": text})
+    with pytest.raises(JobError, match="the job 'predict' gave a DataFrame, and no predictions"):
+        do_turn(project_root)
+
+
 def test_an_empty_table_stops_the_turn(project_root: Path) -> None:
     path = project_root / "src/jobs/retrieve.py"
     path.write_text(path.read_text().replace("(since, until, now)\n", "(since, until, now).head(0)\n"))

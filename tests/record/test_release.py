@@ -75,8 +75,7 @@ def test_the_table_has_all_that_the_ledger_needs(either: Release) -> None:
     assert table["run"].unique().to_list() == [INFO["run"]]
     assert table["prediction_id"].is_sorted()
     assert table["prediction_id"].n_unique() == table.height
-    first = json.loads(table["features"][0])
-    assert first == rows().select(contract().features).row(0, named=True)
+    assert table["features"][0] == rows().select(contract().features).row(0, named=True)
     assert either.predict(rows(), ids=False).table["prediction_id"].null_count() == table.height
 
 

@@ -42,9 +42,10 @@ def label(
     project: show.Folder = ".",
     json: show.Json = False,
 ) -> None:
-    """Write labels to the ledger. The same label twice counts once; another value corrects it, and the old one is kept."""
+    """Write labels to the ledger. The same label twice counts once; another value corrects it, and the old one is kept. What the contract's label cannot be is quarantined."""
     import polars as pl
 
+    from meguri.loop import tick
     from meguri.loop.project import Project
 
     opened = Project.open(project)
@@ -61,7 +62,7 @@ def label(
             where=file,
             fix="name the columns so",
         )
-    stamped = table.with_columns(known_at=pl.lit(clock.now()).cast(pl.Datetime("us", "UTC")), source=pl.lit(by))
-    counts = opened.ledger.write_labels(stamped)
+    counts, bad = tick.write_labels(opened, table, by=by, now=clock.now())
     known = {"new": counts.new, "same": counts.same, "corrected": counts.corrected, "unmatched": counts.unmatched}
+    known |= {"quarantined": bad} if bad or json else {}
     show.dump(known) if json else typer.echo(", ".join(f"{count} {name}" for name, count in known.items()))

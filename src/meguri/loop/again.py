@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import sys
@@ -186,11 +185,10 @@ def requests_of(predictions: pl.DataFrame, contract: Contract) -> pl.DataFrame |
     needed = {field.name for field in contract.fields if field.required and field.name != contract.label}
     if predictions.is_empty() or not needed <= {*contract.key, contract.time, *contract.features}:
         return None
-    first = json.loads(predictions["features"][0] or "{}")
-    if not {name for name in contract.features if name in needed} <= set(first):
+    columns = predictions["features"].struct.unnest()
+    if not {name for name in contract.features if name in needed} <= set(columns.columns):
         return None
-    shape = pl.Struct([pl.Field(name, kinds[name]) for name in contract.features])
-    columns = predictions["features"].str.json_decode(shape).struct.unnest()
+    columns = columns.select(pl.col(name).cast(kinds[name]) for name in contract.features if name in columns.columns)
     keys = [_parts(text) if len(contract.key) > 1 else [text] for text in predictions["key"]]
     try:
         parts = [

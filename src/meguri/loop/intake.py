@@ -5,7 +5,8 @@ A table is judged in memory, a stream of tables part by part; both leave the sam
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,7 +82,8 @@ def _judged(steps: Steps, table: pl.DataFrame, *, labelled: bool, door: str) -> 
     checked = project.contract.check(table, now=now, labelled=labelled)
     checked = project.quarantine.settle(checked, project.contract)
     project.quarantine.add(checked.quarantined, at=now, door=door, run=steps.run.id)
-    _limit(steps, _reasons(orphaned) + _reasons(checked.quarantined), checked.rows.height, door)
+    bad = _reasons(orphaned) + _reasons(checked.quarantined)
+    limit(steps.settings.data.max_quarantined, bad, checked.rows.height, where=f"src/jobs/retrieve.py; {door}")
     return checked.rows
 
 
@@ -115,7 +117,7 @@ def _stream(steps: Steps, given: Any, draft: Path) -> None:
         refuse(checked.quarantined)
 
     done = stream.check(parts(), contract, path=draft, now=now, limit=steps.settings.data.max_quarantined, bad=bad)
-    _limit(steps, reasons, done.rows, "retrieve")
+    limit(steps.settings.data.max_quarantined, reasons, done.rows, where="src/jobs/retrieve.py; retrieve")
     if settled:
         taken = pl.scan_parquet(draft).select(contract.key)
         stand_ins = pl.concat([checked.rows for checked in settled])
@@ -130,14 +132,14 @@ def _reasons(bad: pl.DataFrame) -> list[str]:
     return bad["reason"].to_list()
 
 
-def _limit(steps: Steps, bad: list[str], good: int, door: str) -> None:
-    """Raise ContractError when more rows are bad than ``data.max_quarantined`` allows: a share, or from 1 on a number."""
-    most, every = steps.settings.data.max_quarantined, len(bad) + good
+def limit(most: float, bad: Sequence[str], good: int, *, where: str) -> None:
+    """Raise ContractError when more rows are bad, for these reasons, than ``most`` allows: a share, or from 1 on a number."""
+    every = len(bad) + good
     if len(bad) > (most if most >= 1 else most * every):
-        commonest = max(set(bad), key=lambda reason: (bad.count(reason), reason))
+        commonest, _ = max(Counter(bad).items(), key=lambda item: (item[1], item[0]))
         raise ContractError(
             f"{len(bad)} of {every} rows break the contract, more than data.max_quarantined = {most:g} allows",
-            where=f"src/jobs/retrieve.py; {door}; most often: {commonest}",
+            where=f"{where}; most often: {commonest}",
             fix="look at them: meguri data quarantine; mend the source or the contract",
         )
 

@@ -179,13 +179,28 @@ class Steps:
                 answers = self.call("predict")
                 if answers is None:
                     return None
-                self.project.quarantine.add(answers.quarantined, at=self.run.at, door="predict", run=self.run.id)
-                _write_parquet(path, answers.table)
+                _write_parquet(path, self._judged(answers))
             answers = cast("Predictions", self._read_predictions())
             self._values["predictions"] = answers
             if answers.table.height:
                 self.project.ledger.write_predictions(_for_ledger(answers.table, self.run.at))
         return answers
+
+    def _judged(self, answers: Any) -> pl.DataFrame:
+        """The answers that may go out; the others are quarantined, as are the rows that got none."""
+        from meguri.data import doors
+        from meguri.record.release import Predictions
+
+        if not isinstance(answers, Predictions):
+            what = f"the job 'predict' gave a {type(answers).__qualname__}, and no predictions"
+            fix = "give what release.predict(requests) gives, or None"
+            raise JobError(what, where=self.project.jobs["predict"].path, fix=fix)
+        checked, most = doors.answers(answers.table, self.project.contract), self.settings.data.max_quarantined
+        self.project.quarantine.add(answers.quarantined, at=self.run.at, door="predict", run=self.run.id)
+        self.project.quarantine.add(checked.quarantined, at=self.run.at, door="answers", run=self.run.id)
+        bad = checked.quarantined["reason"].to_list()
+        intake.limit(most, bad, checked.rows.height, where="src/jobs/predict.py")
+        return checked.rows
 
     def _keep_plain(self, job: Job, value: Any) -> None:
         """Keep a job's result as a table or as JSON; raises JobError for anything else."""
@@ -301,7 +316,10 @@ def _for_ledger(table: pl.DataFrame, made_at: datetime) -> pl.DataFrame:
     import polars as pl
 
     return table.with_columns(
-        made_at=pl.lit(made_at).cast(pl.Datetime("us", "UTC")), outlet=pl.lit("table"), arm=pl.lit("champion")
+        pl.col("features").struct.json_encode(),
+        made_at=pl.lit(made_at).cast(pl.Datetime("us", "UTC")),
+        outlet=pl.lit("table"),
+        arm=pl.lit("champion"),
     )
 
 

@@ -18,6 +18,8 @@ from meguri.record.ledger import TurnRecord
 from meguri.record.run import Run
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from meguri.loop.project import Project
     from meguri.record.ledger import LabelCounts
 
@@ -122,6 +124,24 @@ def collect(project: Project, *, now: datetime) -> int:
         return counts.new + counts.corrected
     finally:
         shutil.rmtree(steps.run.folder)
+
+
+def write_labels(project: Project, table: pl.DataFrame, *, by: str, now: datetime) -> tuple[LabelCounts, int]:
+    """Write labels that a person brings (``value``, and ``prediction_id`` or ``key``); also returns how many were quarantined.
+
+    Raises ContractError when more are bad than ``data.max_quarantined`` allows; then none is written.
+    """
+    import polars as pl
+
+    from meguri.data import doors
+
+    checked = doors.labels(table, project.contract)
+    bad = checked.quarantined
+    project.quarantine.add(bad, at=now, door="labels")
+    most = project.settings().data.max_quarantined
+    intake.limit(most, bad["reason"].to_list(), checked.rows.height, where=f"labels by {by}")
+    stamped = checked.rows.with_columns(known_at=pl.lit(now).cast(pl.Datetime("us", "UTC")), source=pl.lit(by))
+    return project.ledger.write_labels(stamped), bad.height
 
 
 def predict(project: Project, *, now: datetime, overrides: tuple[str, ...] = ()) -> int:

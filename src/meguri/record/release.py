@@ -28,8 +28,8 @@ Format = Literal["onnx", "skops"]
 class Predictions:
     """What a release answered: ``table`` has a row for each good row, ``quarantined`` the others with their ``reason``.
 
-    Columns of ``table``: prediction_id, key, time, due, release, run, score, answer, features (JSON), and for more than two
-    classes probabilities (JSON by class).
+    Columns of ``table``: prediction_id, key, time, due, release, run, score, answer, features (a struct), and for more than
+    two classes probabilities (JSON by class).
     """
 
     table: pl.DataFrame
@@ -135,7 +135,7 @@ class Release:
         answers = self._model.answer(good) if count else Answers(np.empty(0))
         time, empty = good[self.contract.time], pl.repeat(None, count, dtype=pl.String, eager=True)
         columns: dict[str, pl.Series] = {
-            "prediction_id": pl.Series(prediction_ids(count, at), dtype=pl.String) if ids else empty,
+            "prediction_id": prediction_ids(count, at) if ids else empty,
             "key": self.contract.key_of(good),
             "time": time,
             "due": time + self.contract.label_after,
@@ -143,7 +143,7 @@ class Release:
             "run": empty if self.manifest["run"] is None else empty.fill_null(self.manifest["run"]),
             "score": pl.Series(answers.score, dtype=pl.Float64),
             "answer": empty if answers.answer is None else answers.answer,
-            "features": _json(good.select(self.contract.features)),
+            "features": good.select(self.contract.features).to_struct(),
         }
         classes = self.manifest["classes"]
         if classes is not None and len(classes) > 2:
