@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from meguri.base.errors import DataError
 from meguri.data.build import compute, latest
-from meguri.data.features import Events, Features, recorded
+from meguri.data.features import Events, Feature, Features, recorded
 from meguri.data.warehouse import Warehouse
 
 LATE = NOON + timedelta(days=2)
@@ -126,11 +126,14 @@ def test_each_engine_gives_the_same_values(engine: str, tmp_path: Path) -> None:
         [table, table.head(50).with_columns(pl.col("known_at") + 5 * MINUTE, delay=pl.lit(None, pl.Float64))]
     )
     asked = rows(*[(dice.randrange(90), dice.choice(["JFK", "EWR", "LGA", None]), "UA") for _ in range(200)])
+    found = {name: one for name, one in FEATURES.items() if isinstance(one, Feature)}
+    if engine == "bigquery":  # the emulator's NUMERIC has 18 digits, and squares need more; BigQuery's has 38
+        found = {name: one for name, one in found.items() if one.kind != "std"}
     with opened(engine, tmp_path) as warehouse:
         warehouse.write("records", table)
-        here = made(asked, FEATURES, {"records": table})
-        assert made(asked, FEATURES, warehouse).equals(here)
-        assert made(asked, FEATURES, warehouse, engine="warehouse").equals(here)
+        here = made(asked, found, {"records": table})
+        assert made(asked, found, warehouse).equals(here)
+        assert made(asked, found, warehouse, engine="warehouse").equals(here)
         odd = Events(
             sql="SELECT *, delay - avg(delay) OVER () AS odd FROM records", of=[PLAIN], by="origin", at="at", known="3m"
         )

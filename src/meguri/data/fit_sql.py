@@ -141,7 +141,8 @@ def _fit_number(found: Any, asked: Field) -> tuple[Any, Any | None]:
         if not kind.is_integer():
             return (found.cast("float64") if kind.is_decimal() else found), None
         lost = None
-        for bits in range(_WHOLE[target] + 1, 8 * kind.nbytes + 1):  # so many bits only when the last ones are 0
+        most = 8 * kind.nbytes - kind.is_signed_integer()
+        for bits in range(_WHOLE[target] + 1, most + 1):  # so many bits only when the last ones are 0
             step = 2 ** (bits - _WHOLE[target])
             wide = (found > literal(2 ** (bits - 1))) | (found < literal(-(2 ** (bits - 1))))
             here = wide & (found % step != 0)

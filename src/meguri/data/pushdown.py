@@ -76,8 +76,8 @@ def counts(
 def unasked(expr: Any, contract: Contract, *, labelled: bool = True) -> tuple[str, ...]:
     """What of the contract SQL cannot be asked, or not so that it surely answers as polars does.
 
-    These are functions of the user's own, columns that are to be read from another kind of type, some patterns, and in
-    PostgreSQL the order of texts, which depends on its locale.
+    These are functions of the user's own, columns that are to be read from another kind of type, some patterns, in
+    PostgreSQL the order of texts, which depends on its locale, and in BigQuery numbers of 32 bits, which it does not have.
     """
     fitting = fit_all(expr, contract, labelled=labelled)
     found = list(fitting.unread.values())

@@ -42,9 +42,12 @@ class BigQuery(Engine):
         return backend
 
     def batches(self, backend: Any, expr: Any, rows: int) -> Iterator[Any]:
-        """BigQuery makes the batches as it likes; a large one is cut."""
+        """BigQuery makes the batches as it likes; a large one is cut. Its client marks some types as its own, such as DATETIME."""
+        arrow = need("pyarrow")
         for batch in backend.to_pyarrow_batches(expr):
-            yield from (batch.slice(start, rows) for start in range(0, batch.num_rows, rows))
+            schema = arrow.schema([arrow.field(field.name, field.type, field.nullable) for field in batch.schema])
+            plain = arrow.RecordBatch.from_arrays(batch.columns, schema=schema)
+            yield from (plain.slice(start, rows) for start in range(0, plain.num_rows, rows))
 
     def write(self, ask: Callable[[], Any], name: str, batches: Iterable[pl.DataFrame]) -> int:
         """BigQuery has no whole numbers beyond 64 bits with a sign, and no type of nulls alone."""
