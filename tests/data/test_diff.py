@@ -95,6 +95,14 @@ def test_whole_numbers_and_floats_are_both_numbers() -> None:
     assert [side["type"] for side in (found.old, found.new) if side] == ["Int64", "Float64"]
 
 
+def test_texts_that_name_the_rows_are_no_drift_until_they_come_again() -> None:
+    names = pl.DataFrame({"id": [f"sample-{n:04}" for n in range(600)]})
+    found = diff(names.head(250), names.tail(350))
+    assert (found.drifted, found.changes[0].state) == (False, "steady")
+    assert diff(names.head(250), names.tail(350).with_columns(id=pl.lit("sample-0001"))).drifted
+    assert diff(names.head(250), names.tail(350).with_columns(id=pl.lit(None, pl.String))).drifted
+
+
 def test_running_numbers_of_rows_and_times_are_no_drift() -> None:
     rng = np.random.default_rng(5)
     old, new = (table(400, rng).with_row_index("id", offset=at) for at in (0, 400))

@@ -51,7 +51,7 @@ class Rule:
 
 # Chosen on January to June of the flights (docs/decisions/0008-batch-checks.md); the scales are those of batch_stats.
 RULES: dict[str, Rule] = {
-    "rows": Rule(0.45, 1.2),
+    "rows": Rule(0.4, 1.2),
     "nulls": Rule(0.9, 1.3, "up"),
     "missing": Rule(0.33, 1.0, "up"),  # nulls, where there were none
     "distinct": Rule(1.2, 2.0, "down"),

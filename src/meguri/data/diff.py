@@ -19,7 +19,7 @@ State = Literal["drifted", "moved", "steady", "added", "gone", "retyped"]
 
 ALPHA = 0.01
 LEAST = 0.1  # PSI or KS from which a shift that is no chance counts as drift: "worth a look" in the usual scale of PSI
-NUMBERED = 30  # rows from which on whole numbers that never repeat are taken to number the rows
+NAMED = 30  # rows from which on texts, or whole numbers close together, that never repeat are taken to name the rows
 _KINDS = {"boolean": "text"}  # compared value by value
 
 
@@ -74,8 +74,8 @@ def diff(old: Any, new: Any, *, names: tuple[str, str] = ("A", "B"), alpha: floa
 
     Of all columns together at most a share ``alpha`` of comparisons of equal tables calls any one changed: each column
     has one p-value (its own tests halved, Bonferroni), and these are adjusted by Holm. Rows count as independent;
-    where they depend (days of one storm), chance reaches further than this says. Times, and whole numbers that number
-    the rows, are compared by what is missing only: two periods differ in them anyway. Raises DataError for a table without rows.
+    where they depend (days of one storm), chance reaches further than this says. Times, and texts and whole numbers that
+    name the rows, are compared by what is missing only: two periods differ in them anyway. Raises DataError for a table without rows.
     """
     try:
         sides = _Side.of(old), _Side.of(new)
@@ -133,13 +133,14 @@ class _Side:
         kinds = {name: _KINDS.get(column.kind, column.kind) for name, column in found.columns.items()}
         return cls(found.rows, types, kinds, found, given, None)
 
-    def numbers_rows(self, name: str) -> bool:
-        """Whether a column numbers the rows: whole numbers close together, of which none comes twice."""
+    def names_rows(self, name: str) -> bool:
+        """Whether a column names the rows: texts, or whole numbers close together, of which none comes twice."""
         known = None if self.profile is None else self.profile.columns[name]
-        if known is None or "Int" not in known.type or not known.distinct:
+        if known is None or not known.distinct:
             return False
         there = known.rows - known.nulls
-        return there >= NUMBERED and known.distinct >= 0.995 * there and known.max - known.min <= 2 * there
+        alone = there >= NAMED and known.distinct >= 0.995 * there
+        return alone and (known.kind == "text" or ("Int" in known.type and known.max - known.min <= 2 * there))
 
     def column(self, name: str, *, gaps: bool) -> pl.Series | Sketch:
         """The values of a column, or with ``gaps`` only where there are any; or its sketch."""
@@ -173,7 +174,7 @@ def _change(name: str, old: _Side, new: _Side, level: float) -> Change:
         return Change(name, new.kinds[name], "added", *summaries)
     if old.kinds[name] != new.kinds[name]:
         return Change(name, new.kinds[name], "retyped", *summaries)
-    gaps = old.kinds[name] in ("time", "other") or (old.numbers_rows(name) and new.numbers_rows(name))
+    gaps = old.kinds[name] in ("time", "other") or (old.names_rows(name) and new.names_rows(name))
     if old.sketches is not None and summaries[0] is not None:
         summaries[0]["type"] = new.types[name]  # a sketch does not know it
     before, after = (side.column(name, gaps=gaps) for side in (old, new))
