@@ -141,6 +141,14 @@ def test_a_trace(call: Call, root: Path) -> None:
     found = json.loads(call("trace", "r700", "--json"))
     assert found["leads"][0]["leads"][0]["name"] == runs(root)[0]
     assert "nothing here is called" in call("trace", "nobody", code=1)
+    for lang, kind in (("en", "quarantine"), ("ja", "隔離")):
+        assert call("trace", "r700", "--html", str(root / "trace.html"), "--lang", lang).endswith("trace.html\n")
+        page = (root / "trace.html").read_text(encoding="utf-8")
+        assert f'<html lang="{lang}">' in page
+        assert f">{kind}</tspan>" in page
+        assert "http:" not in page
+        assert "https:" not in page
+    assert "choose en or ja" in call("trace", "r700", "--html", "x.html", "--lang", "de", code=1)
 
 
 def test_versions_of_the_data(call: Call, root: Path, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from meguri.base.files import read_json
 from meguri.loop.lineage import Node, data_versions, trace
 from meguri.loop.lineage_draw import draw, lineage_svg
 from meguri.loop.project import Project
+from meguri.loop.words import Words
 
 BAD = "level=pl.when(pl.col('reading') == 'r3').then(99.0).otherwise('level'), "
 
@@ -216,9 +217,9 @@ def test_the_picture_is_well_formed_whatever_things_are_called(name: str, reason
         node = Node(
             "commit", name, {"dirty": True}, (node, Node("quarantine", "1", {"reasons": {reason: 1}, "decisions": {}}))
         )
-    svg = ET.fromstring(lineage_svg(node, title=name))
+    svg = ET.fromstring(lineage_svg(node, title=name, words=Words("ja")))
     size = [float(part) for part in svg.attrib["viewBox"].split()]
-    boxes = [each.attrib for each in svg.iter("{http://www.w3.org/2000/svg}rect")]
+    boxes = [each.attrib for each in svg.iter("rect")]
     assert len(boxes) == 2 * (2 * depth + 1)
     assert all(float(b["x"]) + float(b["width"]) <= size[2] for b in boxes)
     assert all(float(b["y"]) + float(b["height"]) <= size[3] for b in boxes)
@@ -227,7 +228,9 @@ def test_the_picture_is_well_formed_whatever_things_are_called(name: str, reason
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [390, 1200])
 def test_no_text_leaves_its_box(browser: object, past: Path, tmp_path: Path, width: int) -> None:
-    picture = lineage_svg(trace(Project.open(past), runs(past)[1], rows=2), title="where it came from")
+    picture = lineage_svg(
+        trace(Project.open(past), runs(past)[1], rows=2), title="where it came from", words=Words("en")
+    )
     page = tmp_path / "page.html"
     page.write_text(f"<!DOCTYPE html><meta charset=utf-8><body>{picture}")
     browser.open(page, width=width)  # type: ignore[attr-defined]

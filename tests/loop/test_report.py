@@ -29,7 +29,19 @@ from meguri.loop.report import write_report
 from meguri.loop.story import PolicyResult, Story, TurnLine
 from meguri.loop.words import Words, table
 
-SECTIONS = ["story", "policies", "live", "turns", "calibration", "labels", "quarantine", "drift", "cost", "reading"]
+SECTIONS = [
+    "story",
+    "policies",
+    "live",
+    "turns",
+    "calibration",
+    "labels",
+    "quarantine",
+    "drift",
+    "lineage",
+    "cost",
+    "reading",
+]
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +137,7 @@ def test_the_page_is_whole_and_asks_for_nothing(pages: dict[str, Path], language
     asks_for_nothing(text, page)
     assert page.sections == SECTIONS
     assert f'<html lang="{language}">' in text
-    assert text.count("<svg") == 2 * text.count("<figure>") == 16
+    assert text.count("<svg") == 2 * text.count("<figure>") - 1 == 17, "two of each plot, and one of the lineage"
     assert text.count('role="img" aria-label="') == 16
     assert (
         re.search(r"#(0072b2|1b1b1d)", text[text.index("</style>") :]) is None
@@ -166,6 +178,7 @@ def test_a_japanese_page_has_no_english_left(tmp_path: Path, story: Story) -> No
     told = page.text[page.text.index("リプレイ報告書") :]
     releases = [str(turn.release) for turn in turns]
     names = [*releases, *story.drift, "dest=LAX", "the sensor was wet", "flights", "Meguri", "UTC", "AUC", "PSI"]
+    names += ["meguri trace", "ID"]
     for name in sorted(names, key=len, reverse=True):
         told = told.replace(name, "")
     told = re.sub(r"\w+…", "", told)  # a name that was cut to fit
@@ -207,7 +220,7 @@ def test_nothing_happened_is_said_in_words(tmp_path: Path, task: str, language: 
     assert "<svg" not in text
     assert "nan" not in page.text.lower()
     words = Words(language)
-    for key in ("turns", "calibration", "labels", "quarantine", "drift", "cost"):
+    for key in ("turns", "calibration", "labels", "quarantine", "drift", "lineage", "cost"):
         assert words(f"none_{key}") in page.text
 
 
@@ -329,7 +342,7 @@ def test_both_languages_have_the_same_texts() -> None:
     for key, text in english.items():
         assert holes(text) == holes(japanese[key]), key
     source = "".join(path.read_text(encoding="utf-8") for path in Path(plots.__file__).parent.glob("*.py"))
-    families = ("g_", "h_", "s_", "policy_", "short_", "metric_", "verdict_", "kind_", "col_", "unit_", "none_")
+    families = ("g_", "h_", "s_", "policy_", "short_", "metric_", "verdict_", "kind_", "col_", "unit_", "none_", "lin_")
     unused = [key for key in english if not re.search(f"['\"]{key}['\"]", source) and not key.startswith(families)]
     assert unused == []
 
@@ -375,8 +388,8 @@ def test_a_browser_shows_it(pages: dict[str, Path], browser: Browser, width: int
     for name, page in pages.items():
         browser.open(page, width=width, scheme="dark")
         assert browser.value("document.documentElement.scrollWidth") <= width
-        assert browser.value("document.querySelectorAll('section').length") == 10
-        assert set(browser.value(SHOWN)) == {shown}
+        assert browser.value("document.querySelectorAll('section').length") == len(SECTIONS)
+        assert {shown} <= set(browser.value(SHOWN)) <= {shown, "lineage"}
         assert name == "hostile-en" or browser.value(OUTSIDE) == []
         kinds = {event.get("method") for event in browser.events}
         assert not kinds & {"Log.entryAdded", "Runtime.exceptionThrown", "Runtime.consoleAPICalled"}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from meguri.base import clock
 from meguri.cli import show
 
 if TYPE_CHECKING:
@@ -190,13 +192,23 @@ def trace(
     rows: Annotated[
         int, typer.Option("--rows", help="Name so many prediction ids of each release, the latest; -1 for all.")
     ] = 0,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write the picture as a page, whole in one file.")
+    ] = None,
+    lang: Annotated[str, typer.Option("--lang", help="The language of the page: en or ja.")] = "en",
     project: show.Folder = ".",
     json: show.Json = False,
 ) -> None:
     """Say where something came from, back to its release, run, commit, data and quarantine, and what came of it."""
     from meguri.loop import lineage
-    from meguri.loop.lineage_draw import draw
+    from meguri.loop.lineage_draw import draw, write_lineage
     from meguri.loop.project import Project
+    from meguri.loop.words import Words
 
+    words = Words(lang)
     found = lineage.trace(Project.open(project), name, rows=rows)
+    if html is not None:
+        write_lineage(html, found, created=clock.now(), words=words)
     show.dump(found.to_dict()) if json else typer.echo(draw(found))
+    if html is not None and not json:
+        typer.echo(f"page: {html}")

@@ -19,6 +19,7 @@ from meguri.base.errors import SettingsError
 from meguri.base.files import write_json
 from meguri.data.drift import psi
 from meguri.loop import intake
+from meguri.loop.lineage import trace
 from meguri.loop.project import Project
 from meguri.loop.report import write_report
 from meguri.loop.steps import Steps
@@ -96,6 +97,7 @@ def replay(
         awaited=_awaited(joined, list(_moments(score_from, until, step))),
         quarantined=state.quarantine.counts(),
         drift=_drift(state, requests, results["loop"]),
+        lineage=None if (live := state.champion()) is None else trace(state, live),
     )
     summary = story.to_dict() | {
         "turns": [_turn_summary(turn) for turn in story.loop.turns],

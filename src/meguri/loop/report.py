@@ -12,6 +12,7 @@ import polars as pl
 
 from meguri.base.files import write_atomic
 from meguri.loop import plots
+from meguri.loop.lineage_draw import lineage_svg
 from meguri.loop.story import METRICS, PolicyResult, Story, finite
 from meguri.loop.words import Language, Words, rises
 
@@ -34,6 +35,7 @@ def write_report(path: Path, story: Story, *, language: Language) -> None:
         ("labels", _labels(story, words)),
         ("quarantine", _quarantine(story, words)),
         ("drift", _drift(story, words)),
+        ("lineage", _lineage(story, words)),
         ("cost", _cost(story, words)),
         ("reading", _reading(story, words)),
     ]
@@ -355,6 +357,13 @@ def _drift(story: Story, words: Words) -> str:
     cells = [[psi[name].get(month) for month in months] for name in ranked]
     svg = plots.drift("drift", title, ranked, [words.month(_period(month)) for month in months], cells)
     return _figure(title, svg, words("c_drift", n=len(ranked)))
+
+
+def _lineage(story: Story, words: Words) -> str:
+    if story.lineage is None:
+        return _none(words("none_lineage"))
+    title = words("t_lineage", name=story.lineage.name)
+    return _figure(title, lineage_svg(story.lineage, title=title, words=words), words("c_lineage"))
 
 
 def _cost(story: Story, words: Words) -> str:

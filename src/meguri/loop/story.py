@@ -6,9 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
+
+if TYPE_CHECKING:
+    from meguri.loop.lineage import Node
 
 METRICS = {"binary": ("auc", "log_loss"), "multiclass": ("accuracy", "log_loss"), "regression": ("mae", "rmse")}
 
@@ -64,7 +67,7 @@ class Story:
     ``policies``: "loop" and, to compare with, "never" (trained once), "always" (released without a gate) or others by
     their own names. ``metric`` is the gate's. ``labels``: predictions, labelled, awaited (no label yet) and overdue (of
     the awaited, those past due). ``awaited``: (time, awaited, overdue) over time. ``quarantined``: reason -> rows.
-    ``drift``: feature -> month ("2013-04") -> PSI.
+    ``drift``: feature -> month ("2013-04") -> PSI. ``lineage``: where the live release came from.
     """
 
     title: str
@@ -79,6 +82,7 @@ class Story:
     awaited: Sequence[tuple[datetime, int, int]] = ()
     quarantined: Mapping[str, int] = field(default_factory=dict)
     drift: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    lineage: Node | None = None
 
     @property
     def loop(self) -> PolicyResult:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from meguri.loop.lineage import Node
 from meguri.loop.story import PolicyResult, Story, TurnLine
 
 SINCE, UNTIL = datetime(2013, 4, 1, tzinfo=UTC), datetime(2014, 1, 1, tzinfo=UTC)
@@ -115,7 +116,19 @@ def flights() -> Story:
             "distance > 0": 1,
         },
         drift=drift,
+        lineage=lineage("n0"),
     )
+
+
+def lineage(name: str, reason: str = "30 days since the last turn (2013-03-02)") -> Node:
+    """Where a release came from."""
+    why = (
+        "log loss is 0.377 better than the best constant answer on 121 rows, with 99 % confidence at least 0.151 better"
+    )
+    refused = Node("quarantine", "2 rows", {"rows": 2, "reasons": {f"{name}: null": 2}, "decisions": {"released": 1}})
+    made = Node("release", name, {"live": True, "format": "onnx", "trained_until": "2013-03-01T00:00:00+00:00"})
+    facts = {"reason": reason, "status": "done", "verdict": "pass", "why": why}
+    return Node("run", name, facts, (Node("data", "5141402104902076", {"rows": 98_765}), refused, made))
 
 
 def bare(task: Any = "binary") -> Story:
