@@ -120,7 +120,7 @@ def flights() -> Story:
     )
 
 
-def lineage(name: str, reason: str = "30 days since the last turn (2013-03-02)") -> Node:
+def lineage(name: str, reason: str = "31 days since the last turn (2013-03-01)") -> Node:
     """Where a release came from."""
     why = (
         "log loss is 0.377 better than the best constant answer on 121 rows, with 99 % confidence at least 0.151 better"
