@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 import pytest
 from data.events import NOON, histories, questions, records, rows
-from data.test_asof import CORRECTED, FEATURES, LATE, LOGGED
+from data.test_asof import CORRECTED, FEATURES, LATE, LOGGED, PLAIN
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -74,6 +74,23 @@ def test_rows_in_order_read_no_event_again_and_again(monkeypatch: pytest.MonkeyP
         compute(part, {"id": LOGGED.last("id")}, {"records": table}, time="asked_at", now=LATE, past=past)
     assert set(seen) == set(range(199))
     assert max(Counter(seen).values()) == 2  # once as one of the rows' own time, once as what was before them
+
+
+def test_a_window_full_of_events_is_no_reason_to_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies before the rows is read whichever way they are cut."""
+    loads = []
+
+    def load(*given: Any, **more: Any) -> Any:
+        loads.append(more["first"])
+        return real(*given, **more)
+
+    real = history.load
+    monkeypatch.setattr(history, "load", load)
+    table = records(*(("JFK", "UA", n, n / 2, n / 2, float(n)) for n in range(200))).lazy()
+    part = rows(*((90 + n / 9, "JFK", "UA") for n in range(9)))
+    found = compute(part, {"n": PLAIN.count(over="80m")}, {"records": table}, time="asked_at", now=LATE, past=Past())
+    assert found["n"].to_list()[0] > 100
+    assert len(loads) == 1
 
 
 def test_a_corrected_event_may_bring_back_an_older_one() -> None:

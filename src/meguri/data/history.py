@@ -89,13 +89,15 @@ def load(
 
 
 def many(found: Mapping[str, Feature], sources: Sources, *, first: datetime, last: datetime) -> bool:
-    """Whether so many events lie between, or within the windows before, that they should be read in parts."""
+    """Whether so many events became known between the two that the rows should be made in parts.
+
+    What is read for every part, however short, does not count: what the windows reach before ``first``, and all of history.
+    """
     total = 0
     for features in _by_source(found).values():
         events = next(iter(features.values())).events
-        after, forever = _reach(features, first)
-        if not forever or _reducible(events):
-            total += count(sources, events, after=after, until=last)
+        if _reducible(events) or not _reach(features, first)[1]:
+            total += count(sources, events, after=first, until=last)
     return total > MOST
 
 
