@@ -40,18 +40,19 @@ FEWEST = 20  # values that must lie in what every sketch kept before their share
 class Rule:
     """How far a measure may go: ``times`` as far as before and always ``floor``, on the side that means harm.
 
-    ``lively``: asked only of columns that are not mostly one value.
+    ``lively``: asked only of columns that are not mostly one value. ``steps``: it may go as far step by step, from the last batch on.
     """
 
     floor: float
     times: float
     side: Literal["both", "up", "down"] = "both"
     lively: bool = False
+    steps: bool = True
 
 
 # Chosen on January to June of the flights (docs/decisions/0008-batch-checks.md); the scales are those of batch_stats.
 RULES: dict[str, Rule] = {
-    "rows": Rule(0.4, 1.2),
+    "rows": Rule(0.4, 1.0, steps=False),  # a Sunday's are not half of a Monday's because Saturday's were few
     "nulls": Rule(0.9, 1.3, "up"),
     "missing": Rule(0.33, 1.0, "up"),  # nulls, where there were none
     "distinct": Rule(1.2, 2.0, "down"),
@@ -137,7 +138,9 @@ def scores(batch: Stats, history: Sequence[Stats], learn: int) -> list[Score]:
     chance = _chance(known, batch, history)
     room = HEADROOM * np.maximum.reduce([floor, chance, (1 + few) * times * second, (1 + few / 2) * largest])
     sign = np.where(sides == 0, np.where(value > usual, 1, -1), sides)
-    used = np.minimum(sign * (value - usual), sign * (value - past[every, count - 1])) / room
+    steps = np.array([rule.steps for rule in rules])
+    last = np.where(steps, sign * (value - past[every, count - 1]), np.inf)
+    used = np.minimum(sign * (value - usual), last) / room
     found = zip(known, usual.tolist(), room.tolist(), used.tolist(), strict=True)
     told = [
         Score(raw.check, raw.columns, float(raw.value), middle, space, share) for raw, middle, space, share in found
