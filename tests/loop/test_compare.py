@@ -276,7 +276,7 @@ def test_requests_come_back_from_what_predictions_keep(rows: list[tuple[Any, ...
         {
             "key": VISIT.key_of(table),
             "time": table["at"],
-            "features": table.select(VISIT.features).to_struct().struct.json_encode(),
+            "features": table.select(VISIT.features).to_struct(),
         }
     )
     found = requests_of(kept, VISIT)
@@ -286,11 +286,11 @@ def test_requests_come_back_from_what_predictions_keep(rows: list[tuple[Any, ...
 
 def test_requests_that_need_more_than_was_kept() -> None:
     grouped = Contract(Visit, key=["shop", "day"], time="at", label="bought", group="kind")
-    kept = pl.DataFrame({"key": ["a|1"], "time": [START], "features": ['{"level": 1.0, "kind": null, "hot": true}']})
+    kept = pl.DataFrame({"key": ["a|1"], "time": [START], "features": [{"level": 1.0, "kind": None, "hot": True}]})
     assert requests_of(kept, VISIT) is not None
     assert requests_of(kept, grouped) is None
     assert requests_of(kept.clear(), VISIT) is None
-    assert requests_of(kept.with_columns(features=pl.lit('{"level": 1.0}')), VISIT) is None
+    assert requests_of(kept.with_columns(features=pl.struct(level=1.0)), VISIT) is None
     assert requests_of(kept.with_columns(key=pl.lit("a|b")), VISIT) is None
     assert requests_of(kept.with_columns(key=pl.lit("a")), VISIT) is None
 

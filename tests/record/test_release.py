@@ -41,6 +41,7 @@ from sklearn.tree import DecisionTreeClassifier
 
 from meguri.base.errors import ContractError
 from meguri.data.contract import Contract
+from meguri.record.estimators import Answers
 from meguri.record.onnx import MISSING
 from meguri.record.release import Release
 
@@ -250,6 +251,16 @@ def test_a_score_that_is_no_number_is_quarantined(tmp_path: Path) -> None:
     got = release.predict(some)
     assert got.table["key"].to_list() == ["f0", "f1", "f3"]
     assert dict(got.quarantined.select("flight", "reason").iter_rows())["f2"] == "the model gave no finite number"
+
+
+def test_a_chance_that_float32_carried_beyond_its_ends_is_put_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A forest's share of 100 trees may come out as 1.0000001; what is further off stays, for the contract to refuse."""
+    release = build(fit(make_pipeline(prepared(), LogisticRegression())), tmp_path / "r")
+    given = np.array([1.0000001192, -5e-8, 0.25, 1.1])
+    monkeypatch.setattr(release._model, "answer", lambda found: Answers(given))
+    assert release.predict(rows().head(4)).table["score"].to_list() == [1.0, 0.0, 0.25, 1.1]
 
 
 # ---- parity

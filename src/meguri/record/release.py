@@ -24,6 +24,9 @@ from meguri.record.onnx import Form, Session, Unconvertible, form_of, to_onnx
 Format = Literal["onnx", "skops"]
 
 
+ROUNDING = 1e-6  # of a sum of probabilities in float32
+
+
 @dataclass(frozen=True)
 class Predictions:
     """What a release answered: ``table`` has a row for each good row, ``quarantined`` the others with their ``reason``.
@@ -133,6 +136,7 @@ class Release:
         checked = self.contract.check(rows, labelled=False)
         good, quarantined, count = checked.rows, checked.quarantined, checked.rows.height
         answers = self._model.answer(good) if count else Answers(np.empty(0))
+        score = answers.score if self.contract.task == "regression" else _chances(answers.score)
         time, empty = good[self.contract.time], pl.repeat(None, count, dtype=pl.String, eager=True)
         columns: dict[str, pl.Series] = {
             "prediction_id": prediction_ids(count, at) if ids else empty,
@@ -141,7 +145,7 @@ class Release:
             "due": time + self.contract.label_after,
             "release": empty.fill_null(self.id),
             "run": empty if self.manifest["run"] is None else empty.fill_null(self.manifest["run"]),
-            "score": pl.Series(answers.score, dtype=pl.Float64),
+            "score": pl.Series(score, dtype=pl.Float64),
             "answer": empty if answers.answer is None else answers.answer,
             "features": good.select(self.contract.features).to_struct(),
         }
@@ -149,7 +153,7 @@ class Release:
         if classes is not None and len(classes) > 2:
             columns["probabilities"] = empty if not count else _json(pl.DataFrame(answers.chances, schema=classes))
         table = pl.DataFrame([column.alias(name) for name, column in columns.items()])
-        whole = pl.Series(np.isfinite(answers.score), dtype=pl.Boolean)
+        whole = pl.Series(np.isfinite(score), dtype=pl.Boolean)
         if not whole.all():
             bad = good.filter(~whole).with_columns(pl.lit("the model gave no finite number").alias("reason"))
             same = [pl.col(name).cast(kind, strict=False) for name, kind in quarantined.schema.items()]
@@ -195,6 +199,13 @@ def _texts(classes: Sequence[Any], contract: Contract) -> list[str]:
         else:
             made.append(str(int(value)) if isinstance(value, float) and value.is_integer() else str(value))
     return made
+
+
+def _chances(score: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Probabilities that float32 has carried a little beyond 0 or 1, as the sum over the trees of a forest does, put back."""
+    within = np.clip(score, 0.0, 1.0)
+    near: np.ndarray[Any, Any] = np.where(np.abs(score - within) <= ROUNDING, within, score)
+    return near
 
 
 def _json(table: pl.DataFrame) -> pl.Series:
