@@ -207,6 +207,16 @@ def test_the_tree_of_lines(past: Path) -> None:
     assert json.loads(json.dumps(trace(Project.open(past), "r700").to_dict(), default=str))["kind"] == "prediction"
 
 
+def test_a_verdict_is_told_to_its_first_comma_not_into_a_number() -> None:
+    facts = {
+        "reason": "by hand",
+        "status": "done",
+        "verdict": "pass",
+        "why": "better on 12,345 rows, with 99 % confidence",
+    }
+    assert draw(Node("run", "r", facts)) == "run r  by hand, done, pass: better on 12,345 rows"
+
+
 names = st.text(st.characters(blacklist_categories=("Cs", "Cc")), max_size=60)
 
 

@@ -101,7 +101,7 @@ def _of_run(facts: Mapping[str, Any], words: Words) -> list[str]:
     verdict = words("lin_no_verdict")
     if facts.get("verdict"):
         why = words.told("verdict", str(facts["why"]))
-        why = why.partition(",")[0] if words.language == "en" else why.partition("。")[0]
+        why = why.partition(", ")[0] if words.language == "en" else why.partition("。")[0]
         verdict = f"{words.name('verdict', facts['verdict']) if words.language != 'en' else facts['verdict']}: {why}"
     return [words.told("reason", str(facts["reason"])), words.name("lin", str(facts["status"])), verdict]
 
