@@ -290,6 +290,9 @@ def test_requests_that_need_more_than_was_kept() -> None:
     assert requests_of(kept, VISIT) is not None
     assert requests_of(kept, grouped) is None
     assert requests_of(kept.clear(), VISIT) is None
+    assert requests_of(kept.with_columns(features=pl.lit('{"level": 1.0}')), VISIT) is None, (
+        "an older Meguri kept texts"
+    )
     assert requests_of(kept.with_columns(features=pl.struct(level=1.0)), VISIT) is None
     assert requests_of(kept.with_columns(key=pl.lit("a|b")), VISIT) is None
     assert requests_of(kept.with_columns(key=pl.lit("a")), VISIT) is None

@@ -185,6 +185,8 @@ def requests_of(predictions: pl.DataFrame, contract: Contract) -> pl.DataFrame |
     needed = {field.name for field in contract.fields if field.required and field.name != contract.label}
     if predictions.is_empty() or not needed <= {*contract.key, contract.time, *contract.features}:
         return None
+    if not isinstance(predictions.schema["features"], pl.Struct):  # an older Meguri kept them as text
+        return None
     columns = predictions["features"].struct.unnest()
     if not {name for name in contract.features if name in needed} <= set(columns.columns):
         return None
