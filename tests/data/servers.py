@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import quote
 
 import pytest
@@ -36,6 +36,20 @@ def free_port() -> int:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         return int(taken.getsockname()[1])
+
+
+def ready(said: IO[str], mark: str) -> threading.Thread:
+    """Wait for the line with the mark; the rest of what a server says is read by the thread. Fails when it ends before."""
+    log = []
+    for line in said:
+        log.append(line)
+        if mark in line:
+            break
+    else:
+        raise AssertionError("".join(log))
+    rest = threading.Thread(target=said.read)
+    rest.start()
+    return rest
 
 
 @contextmanager
@@ -72,15 +86,7 @@ def postgres() -> Iterator[str]:
         )
         try:
             assert server.stderr is not None
-            log = []
-            for line in server.stderr:
-                log.append(line)
-                if "ready to accept connections" in line:
-                    break
-            else:
-                raise AssertionError("".join(log))
-            rest = threading.Thread(target=server.stderr.read)
-            rest.start()
+            rest = ready(server.stderr, "ready to accept connections")
             yield f"postgres://meguri:{quote(PASSWORD, safe='')}@127.0.0.1:{port}/postgres"
         finally:
             server.send_signal(signal.SIGINT)  # stop at once, whoever is still connected
@@ -149,15 +155,7 @@ def _emulator(program: str, home: Path) -> Iterator[int]:
     )  # fmt: skip
     assert server.stdout is not None
     try:
-        log = []
-        for line in server.stdout:
-            log.append(line)
-            if "grpc.listen" in line:
-                break
-        else:
-            raise AssertionError("".join(log))
-        rest_of_log = threading.Thread(target=server.stdout.read)
-        rest_of_log.start()
+        rest_of_log = ready(server.stdout, "grpc.listen")
         try:
             yield rest
         finally:
