@@ -94,7 +94,7 @@ def tell(node: Node, words: Words) -> str:
     else:
         names = {"rows": "n_rows", "predictions": "lin_n_predictions"}
         told = [words(names[what], n=count) for what, count in f.items() if count is not None]
-    return ", ".join(text for text in told if text)
+    return words("s_join").join(text for text in told if text)
 
 
 def _of_run(facts: Mapping[str, Any], words: Words) -> list[str]:
