@@ -173,7 +173,8 @@ class _Tally:
                 self.infinite += int(values.is_infinite().sum())
                 values = values.filter(finite)
             values = values + 0.0  # -0.0 is 0.0
-        found = values.value_counts(name="n").cast({"n": pl.Int64})
+        # in order, or sums of floats would end in other digits each time
+        found = values.value_counts(name="n").cast({"n": pl.Int64}).sort("value")
         if not found.height:
             return
         self._measure(found)
@@ -199,7 +200,7 @@ class _Tally:
         numbers, weights = values.cast(pl.Float64).to_numpy(), counts.to_numpy().astype(np.float64)
         with np.errstate(over="ignore", invalid="ignore"):  # beyond what a float can say: then it is not said
             n = weights.sum()
-            mean = numbers @ weights / n
+            mean = numbers @ (weights / n)  # shares: a sum may be too large for a float where its mean is not
             gap, total = mean - self.mean, self.count + n  # parts put together: Chan, Golub and LeVeque (1979)
             self.squares += float((numbers - mean) ** 2 @ weights + gap * gap * self.count * n / total)
             self.mean += float(gap * n / total)
