@@ -200,7 +200,8 @@ class _Tally:
         numbers, weights = values.cast(pl.Float64).to_numpy(), counts.to_numpy().astype(np.float64)
         with np.errstate(over="ignore", invalid="ignore"):  # beyond what a float can say: then it is not said
             n = weights.sum()
-            mean = numbers @ (weights / n)  # shares: a sum may be too large for a float where its mean is not
+            power = np.frexp(np.abs(numbers).max())[1]  # a sum may be too large for a float where its mean is not
+            mean = np.ldexp(np.ldexp(numbers, -power) @ weights / n, power)
             gap, total = mean - self.mean, self.count + n  # parts put together: Chan, Golub and LeVeque (1979)
             self.squares += float((numbers - mean) ** 2 @ weights + gap * gap * self.count * n / total)
             self.mean += float(gap * n / total)
