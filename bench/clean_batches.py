@@ -27,8 +27,10 @@ from meguri.base.clock import duration
 from meguri.data.batch_judge import scores
 from meguri.data.batch_stats import measure
 from meguri.data.batches import Rules, compare
+from meguri.data.build import build
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples" / "flights"))
+from src import features
 from src.repository import data_manager, schema
 
 END = datetime(2014, 2, 1, tzinfo=UTC)
@@ -41,6 +43,8 @@ def table(name: str) -> tuple[pl.DataFrame, Contract]:
         return CONTRACT.check(flights(), now=END).rows, CONTRACT
     with tempfile.TemporaryDirectory() as folder:
         rows = data_manager.read(Path(folder), datetime(2013, 1, 1, tzinfo=UTC), END, END)
+        tables = data_manager.tables(Path(folder))
+        rows = build(rows, features.features, tables, contract=schema.contract, now=END)
     return schema.contract.check(rows, now=END).rows, schema.contract
 
 

@@ -20,30 +20,36 @@ import polars as pl
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import log_loss, roc_auc_score
 
+from meguri import Contract, Events
+from meguri.data.build import build
+from meguri.data.features import Features
+
 FLIGHTS = Path(__file__).parent.parent / "examples" / "flights"
 SKY = ["temp", "dewp", "humid", "wind_dir", "wind_speed", "precip", "pressure", "visib"]
 CODES = ["carrier", "origin", "dest"]
 FIRST, LAST = datetime(2013, 1, 1, tzinfo=UTC), datetime(2014, 1, 2, tzinfo=UTC)
 
 
-def plain(manager: Any) -> pl.DataFrame:
+def plain(manager: Any, contract: Contract) -> pl.DataFrame:
     """The flights that landed, with the plain features as numbers."""
     flights, weather = manager.source()
     sky = weather.select("origin", "time_hour", *SKY).unique(["origin", "time_hour"])
     rows = flights.drop_nulls("late").with_columns(manager.utc("time_hour")).sort("asked_at")
     rows = rows.join(sky, on=["origin", "time_hour"], how="left", maintain_order="left")
-    gone = rows.select("origin", at="left_at", value=pl.col("dep_delay").cast(float), n=1).drop_nulls().sort("at")
-    recent = manager.mean(rows, gone, ["origin"], "2h", "origin_delay")
+    departed = Events("flights", by="origin", at="left_at", known="0s")
+    recent = {"origin_delay": departed.mean("dep_delay", over="2h").round(2)}
+    rows = build(rows, recent, {"flights": flights}, contract=contract, now=LAST)
     names = ["month", "day", "hour", "minute", "weekday", "distance", *CODES, "origin_delay", *SKY]
     local = pl.col("due").dt.convert_time_zone("America/New_York")
-    rows = rows.with_columns(recent["origin_delay"], weekday=local.dt.weekday())
+    rows = rows.with_columns(weekday=local.dt.weekday())
     return rows.with_columns(pl.col(CODES).rank("dense")).select("asked_at", "late", pl.col(names).cast(float))
 
 
-def own(manager: Any) -> pl.DataFrame:
+def own(manager: Any, features: Features, contract: Contract) -> pl.DataFrame:
     """The example's rows, their texts as numbers."""
     with tempfile.TemporaryDirectory() as folder:
-        rows = manager.read(Path(folder), FIRST, LAST, LAST).drop_nulls("late").drop("flight")
+        rows = manager.read(Path(folder), FIRST, LAST, LAST).drop_nulls("late")
+        rows = build(rows, features, manager.tables(Path(folder)), contract=contract, now=LAST).drop("flight")
     return rows.with_columns(pl.col(CODES).rank("dense").cast(float))
 
 
@@ -66,10 +72,12 @@ def scores(rows: pl.DataFrame, model: Any, *, monthly: bool) -> dict[str, float]
 def main() -> None:
     sys.path.insert(0, str(FLIGHTS))
     manager = importlib.import_module("src.repository.data_manager")
+    features = importlib.import_module("src.features").features
+    contract = importlib.import_module("src.repository.schema").contract
     own_model = importlib.import_module("src.models.lightgbm_classifier").LightgbmClassifier(random_state=42)
     contenders = {
-        "plain features": (plain(manager), lambda: HistGradientBoostingClassifier(random_state=0)),
-        "the example's features": (own(manager), own_model.estimator),
+        "plain features": (plain(manager, contract), lambda: HistGradientBoostingClassifier(random_state=0)),
+        "the example's features": (own(manager, features, contract), own_model.estimator),
     }
     for name, (rows, model) in contenders.items():
         for monthly in (False, True):

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from meguri.data.build import build
 from meguri.loop.project import Project
 from meguri.loop.turn import turn
 from meguri.record.evaluation import METRICS
@@ -26,9 +27,12 @@ FLIGHTS = Path(__file__).parent.parent / "examples" / "flights"
 def loss(release: Release, project: Project, since: datetime, until: datetime) -> float:
     """The log loss of a release on the flights asked about in [since, until), as it turned out."""
     os.chdir(FLIGHTS)
+    from src import features
     from src.repository import data_manager
 
-    rows = data_manager.read(FLIGHTS / "data" / "cache", since, until, until + timedelta(days=9))
+    cache, now = FLIGHTS / "data" / "cache", until + timedelta(days=9)
+    rows = data_manager.read(cache, since, until, now)
+    rows = build(rows, features.features, data_manager.tables(cache), contract=project.contract, now=now)
     rows = project.contract.check(rows).rows.drop_nulls("late")
     answers = release.predict(rows, ids=False).table
     return float(METRICS["log_loss"].value(rows["late"].cast(float).to_numpy(), np.asarray(answers["score"])))

