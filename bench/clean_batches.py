@@ -1,7 +1,7 @@
 """How often is a clean batch stopped? The flights of 2013, cut into batches at other hours and of other lengths.
 
 Nothing is planted. Two tables: the 19 columns with the weather (``corruptions.py``), and what the example's model sees, which
-has sliding means besides. Each cut is lived through from its eighth batch on; a batch that is stopped is not learned from. Prints one
+has sliding means besides. Each cut is lived through from its fifteenth batch on, and whole days also from other beginnings; a batch that is stopped is not learned from. Prints one
 JSON line a table and cut with the batches that were stopped and why; ``nearest`` is the largest share of its room that any
 other batch used.
 """
@@ -74,9 +74,32 @@ def live(name: str, every: str, hours: int) -> dict[str, Any]:
     return cut | {"nearest": round(nearest, 2), "which": stopped}
 
 
+def begun(name: str) -> dict[str, Any]:
+    """Begin on every fifth day of the year, with nothing known, and go on for forty days."""
+    rows, contract = table(name)
+    starts = rows[contract.time].dt.truncate("1d")
+    dates = starts.unique().sort()[1:-1].to_list()
+    days = [(date, measure(rows.filter(starts == date), contract, now=date + duration("1d"))) for date in dates]
+    stopped, judged = [], 0
+    for first in range(0, len(days) - RULES.learn, 5):
+        accepted: list[dict[str, Any]] = []
+        for date, stats in days[first : first + 40]:
+            judged += len(accepted) >= RULES.learn
+            found = [str(f) for f in compare(stats, contract, accepted, RULES, now=date + duration("1d")) if f.stop]
+            if found:
+                stopped.append(
+                    {"batch": f"{date:%Y-%m-%d}", "begun": f"{dates[first]:%Y-%m-%d}", "findings": found[:3]}
+                )
+            else:
+                accepted.append(stats)
+    cut = {"contender": f"{name}, 1d, begun on every fifth day", "batches": judged, "stopped": len(stopped)}
+    return cut | {"which": stopped}
+
+
 def main() -> None:
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
         runs = [pool.submit(live, name, *cut) for name, cut in product(("columns", "features"), CUTS)]
+        runs += [pool.submit(begun, name) for name in ("columns", "features")]
         lines = [run.result() for run in runs]
     for line in lines:
         print(json.dumps(line, ensure_ascii=False))

@@ -101,11 +101,18 @@ def test_a_batch_like_those_before_has_nothing_odd(history: list[dict[str, Any]]
     assert found(rides(20), history) == []
 
 
+@pytest.mark.parametrize(("odd", "told"), [(20, False), (50, True)])
+def test_of_a_first_table_the_earlier_half_teaches(odd: int, told: bool, tmp_path: Path) -> None:
+    days = [rides(day, 100).with_columns(pl.col("km") * (1000 if day == odd else 1)) for day in range(62)]
+    found = Batches(tmp_path).take(pl.concat(days), RIDE, door="retrieve", now=until(61), every=DAY)
+    assert [(finding.batch, finding.stop) for finding in found][:1] == ([(BEGIN + odd * DAY, True)] if told else [])
+
+
 def test_nothing_is_judged_before_enough_is_learned(history: list[dict[str, Any]]) -> None:
     broken = rides(20).with_columns(km=pl.col("km") * 1000)
     assert found(broken, history[:6]) == []
     assert stops(found(broken, history[:6], learn=5))
-    assert learning(history[:6]) == "6 of 7 batches are known: until then a batch is only learned from"
+    assert learning(history[:6]) == "6 of 14 batches are known: until then a batch is only learned from"
     assert learning(history) is None
     assert found(broken, []) == []
 

@@ -79,11 +79,11 @@ RULES: dict[str, Rule] = {
     "sums": Rule(0.33, 2.0, "down"),
     "hours": Rule(0.099, 2.0, "up"),
     "turned": Rule(0.082, 2.0, "up"),
-    "unseen": Rule(0.6, 2.0, "up", lively=True),
+    "unseen": Rule(0.95, 2.0, "up", lively=True),
     "unseen text": Rule(0.041, 4.0, "up", lively=True),
     "couples": Rule(0.041, 3.0, "up", lively=True),
     "form": Rule(0.016, 3.0, "up"),
-    "mix": Rule(0.21, 3.0, "up"),
+    "mix": Rule(0.4, 3.0, "up"),
     "gone": Rule(2.5, 1.0, "up", lively=True),
     "repeat": Rule(0.25, 1.5, "up"),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ class Rules:
     """
 
     history: int = 60
-    learn: int = 7
+    learn: int = 14
     fresh: str | timedelta | None = None
     rows: tuple[int, int] | None = None
     stop: bool = True
@@ -112,11 +112,13 @@ class Batches:
         """Judge what the contract let through, and remember it unless a finding stops it.
 
         With ``every`` the rows are judged in parts of that length, whole ones that were not judged before, in order of
-        time up to the first that is stopped: what is read again and again is judged once, and a first table teaches.
+        time up to the first that is stopped: what is read again and again is judged once. A first table's earlier half teaches.
         """
         history = self.read(door)
         new, findings = list[Stats](), list[Finding]()
-        parts = _parts(rows, contract.time, every, history, now) if every else [(None, now, rows)]
+        parts = list(_parts(rows, contract.time, every, history, now)) if every else [(None, now, rows)]
+        if not history:
+            rules = replace(rules, learn=max(rules.learn, len(parts) // 2))
         for start, until, part in parts:
             stats = measure(part, contract, now=until)
             found = compare(stats, contract, [*history, *new], rules, now=until if start else now)

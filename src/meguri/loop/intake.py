@@ -190,8 +190,9 @@ def _compare(steps: Steps, path: Path) -> None:
     batches = Batches(project.outputs / "batches")
     rules = Rules(asked.history, asked.learn, asked.fresh, asked.rows, asked.stop)
     until = now - contract.label_after
-    since = until - (rules.history + 1) * every
-    if known := batches.read("retrieve"):
+    known = batches.read("retrieve")
+    since = until - ((1 if known else 2) * rules.history + 1) * every  # the first table's earlier half only teaches
+    if known:
         since = max(since, moment(known[-1]["until"]))
     time = pl.col(contract.time)
     newest = pl.scan_parquet(path).select(time.max()).collect().item()

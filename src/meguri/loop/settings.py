@@ -113,7 +113,7 @@ class BatchSettings(Section):
     """
 
     history: int = Field(default=60, ge=1, le=119)
-    learn: int = Field(default=7, ge=2)
+    learn: int = Field(default=14, ge=2)
     fresh: str | None = None
     rows: tuple[int, int] | None = None
     stop: bool = True
