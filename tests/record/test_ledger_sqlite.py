@@ -241,11 +241,11 @@ def test_a_migration_that_fails_leaves_the_old_version(tmp_path: Path, monkeypat
     url = f"sqlite:///{tmp_path}/ledger.db"
     with closing(open_ledger(url)) as ledger:
         ledger.write_predictions(some_predictions(3))
-    first = ledger_migrations.MIGRATIONS[0]
+    known = ledger_migrations.MIGRATIONS
     good, bad = "CREATE TABLE notes (n INTEGER PRIMARY KEY)", "CREATE TABLE predictions (n)"
     for steps, fails in (((good, bad), True), ((good,), False)):
         for module in (ledger_migrations, ledger_sqlite):
-            monkeypatch.setattr(module, "MIGRATIONS", (first, steps))
+            monkeypatch.setattr(module, "MIGRATIONS", (*known, steps))
         if fails:
             with pytest.raises(LedgerError, match="already exists"):
                 open_ledger(url)
@@ -253,8 +253,21 @@ def test_a_migration_that_fails_leaves_the_old_version(tmp_path: Path, monkeypat
             with closing(open_ledger(url)) as ledger:
                 assert ledger.joined(as_of=hour(100)).height == 3
     monkeypatch.undo()
-    with pytest.raises(LedgerError, match="has version 2"):
+    with pytest.raises(LedgerError, match="has version 3"):
         open_ledger(url)
+
+
+def test_a_ledger_of_the_first_version_is_brought_up_to_date(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "ledger.db"
+    with closing(sqlite3.connect(path)) as db, monkeypatch.context() as old:
+        old.setattr(ledger_migrations, "MIGRATIONS", ledger_migrations.MIGRATIONS[:1])
+        ledger_migrations.migrate(db)
+        db.execute("INSERT INTO origins VALUES (1, 'r1', NULL, 'table', 'champion')")
+        db.execute("INSERT INTO predictions VALUES (1, zeroblob(16), 'k', 0, 0, 0, 1, 0.5, NULL, NULL)")
+        db.commit()
+    with closing(open_ledger(f"sqlite:///{path}")) as ledger:
+        assert ledger.write_predictions(some_predictions(1)) == 1
+        assert ledger.joined(as_of=hour(9))["propensity"].to_list() == [None, 0.9]
 
 
 def test_the_file_is_no_database(tmp_path: Path) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from meguri.base import plugins
 from meguri.base.errors import SettingsError
@@ -73,6 +73,36 @@ class LabelCounts:
     unmatched: int = 0
 
 
+class Answer(NamedTuple):
+    """A prediction as a service writes it; moments are microseconds since 1970 UTC."""
+
+    id: bytes
+    key: str
+    time: int
+    due: int
+    made_at: int
+    origin: tuple[str, str | None, str, str, float]  # release, run, outlet, arm, propensity
+    score: float | None
+    answer: str | None
+    unit: str | None
+    abstained: bool | None
+    features: str | None
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a ``unit`` did after it had its answer (``kind``: click, leave, buy …), with a ``value`` such as money.
+
+    ``id`` is the sender's own: the same event sent again counts once.
+    """
+
+    id: str
+    unit: str
+    at: datetime
+    kind: str
+    value: float = 1.0
+
+
 @dataclass(frozen=True)
 class Awaited:
     """How many predictions have no label yet, and the earliest ``time`` among them."""
@@ -98,9 +128,19 @@ class Ledger(Protocol):
         """Write predictions and return how many of them were not there yet.
 
         Columns: prediction_id (UUID as text), key, time, due, made_at, release, outlet; and, null or left out where
-        there is none, run, arm, score (number), answer (text), features (JSON text).
+        there is none, run, arm, propensity (the chance that the unit met this release), score (number), answer (text),
+        unit (who is answered), abstained (left to a person), features (JSON text).
         Raises LedgerError, also for a known id with another content.
         """
+
+    def write_answers(self, answers: Sequence[Answer]) -> int:
+        """What ``write_predictions`` does, for answers one by one: without a frame, as one request has no use for it."""
+
+    def write_events(self, events: Sequence[Event]) -> int:
+        """Write what units did and return how many of the events were not there yet."""
+
+    def events(self, *, since: datetime, until: datetime, kind: str | None = None) -> pl.DataFrame:
+        """The events with ``at`` in [since, until), in order of time: id, unit, at, kind, value."""
 
     def write_labels(self, table: pl.DataFrame) -> LabelCounts:
         """Write what really happened, in the order of the rows.

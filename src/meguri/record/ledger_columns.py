@@ -11,17 +11,19 @@ import polars as pl
 
 from meguri.base.errors import LedgerError
 
-ORIGIN = ("release", "run", "outlet", "arm")
+ORIGIN = ("release", "run", "outlet", "arm", "propensity")  # what thousands of predictions share
 UTC = pl.Datetime("us", "UTC")
-_TEXT, _NUMBER, _MOMENT = pl.String(), pl.Float64(), pl.Int64()
-_OPTIONAL = {"run": _TEXT, "arm": _TEXT, "score": _NUMBER, "answer": _TEXT, "features": _TEXT}
+_TEXT, _NUMBER, _MOMENT, _FLAG = pl.String(), pl.Float64(), pl.Int64(), pl.Boolean()
+_OPTIONAL = {"run": _TEXT, "arm": _TEXT, "propensity": _NUMBER, "score": _NUMBER, "answer": _TEXT, "features": _TEXT}
+_OPTIONAL |= {"unit": _TEXT, "abstained": _FLAG}
 _FOUND = {"id": pl.Binary(), "key": _TEXT, "time": _MOMENT, "due": _MOMENT, "made_at": _MOMENT, "origin": pl.Int64()}
-_FOUND |= {"score": _NUMBER, "answer": _TEXT, "features": _TEXT, "label": _NUMBER, "label_at": _MOMENT, "source": _TEXT}
+_FOUND |= {"score": _NUMBER, "answer": _TEXT, "unit": _TEXT, "abstained": _MOMENT, "features": _TEXT}
+_FOUND |= {"label": _NUMBER, "label_at": _MOMENT, "source": _TEXT}
 PIECE = 10_000  # rows read at a time
 
 
 def predictions(table: pl.DataFrame) -> pl.DataFrame:
-    """Columns id (16 bytes), key, time, due, made_at (microseconds), release, run, outlet, arm, score, answer, features."""
+    """Columns id (16 bytes), key, time, due, made_at (microseconds), release, outlet, and those that may be left out."""
     _need(table, "prediction_id", "key", "time", "due", "made_at", "release", "outlet")
     return pl.DataFrame(
         [
@@ -38,7 +40,7 @@ def predictions(table: pl.DataFrame) -> pl.DataFrame:
 
 
 def numbered(table: pl.DataFrame, number: Callable[[tuple[Any, ...]], int]) -> pl.DataFrame:
-    """The table with the column origin: what ``number`` gives for each (release, run, outlet, arm) in it."""
+    """The table with the column origin: what ``number`` gives for each combination of ``ORIGIN`` in it."""
     shared = table.select(ORIGIN).unique(maintain_order=True)
     origin = pl.Series("origin", [number(row) for row in shared.iter_rows()], dtype=pl.Int64)
     return table.join(shared.with_columns(origin), on=ORIGIN, how="left", nulls_equal=True, maintain_order="left")
@@ -68,8 +70,8 @@ def rows(columns: Iterable[pl.Series]) -> Iterator[tuple[Any, ...]]:
 def joined(cursor: sqlite3.Cursor, origins: Sequence[tuple[Any, ...]], *, features: bool) -> pl.DataFrame:
     """The frame that ``Ledger.joined`` gives.
 
-    The cursor yields id, key, time, due, made_at, origin, score, answer, features (if wanted), label, label_at, source:
-    a row for each label, the latest last. ``origins`` are (n, release, run, outlet, arm), n counting from 1.
+    The cursor yields id, key, time, due, made_at, origin, score, answer, unit, abstained, features (if wanted), label,
+    label_at, source: a row for each label, the latest last. ``origins`` are n, counting from 1, and ``ORIGIN``.
     """
     schema = {name: kind for name, kind in _FOUND.items() if features or name != "features"}
     found = _frame(cursor, schema)
@@ -78,7 +80,8 @@ def joined(cursor: sqlite3.Cursor, origins: Sequence[tuple[Any, ...]], *, featur
         found = found.filter(~repeated)
     digits = pl.col("id").bin.encode("hex").str
     parts = (digits.slice(start, length) for start, length in ((0, 8), (8, 4), (12, 4), (16, 4), (20, 12)))
-    shared = pl.DataFrame(origins, schema=dict.fromkeys(("n", *ORIGIN), _TEXT) | {"n": _MOMENT}, orient="row")
+    kinds = {"n": _MOMENT, **dict.fromkeys(ORIGIN, _TEXT), "propensity": _NUMBER}
+    shared = pl.DataFrame(origins, schema=kinds, orient="row")
     return found.select(
         pl.format("{}-{}-{}-{}-{}", *parts).alias("prediction_id"),
         "key",
@@ -86,6 +89,8 @@ def joined(cursor: sqlite3.Cursor, origins: Sequence[tuple[Any, ...]], *, featur
         *(shared[name].gather(found["origin"] - 1) for name in ORIGIN),
         "score",
         "answer",
+        "unit",
+        pl.col("abstained").cast(_FLAG),
         *(["features"] if features else []),
         "label",
         pl.col("label_at").cast(UTC),

@@ -42,7 +42,22 @@ _FIRST = (
     ),
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST,)
+# What a service adds: to whom an answer was given, with which chance by which release, and what they did then.
+_SERVED = (
+    "ALTER TABLE origins ADD COLUMN propensity REAL",
+    "ALTER TABLE predictions ADD COLUMN unit TEXT",
+    "ALTER TABLE predictions ADD COLUMN abstained INTEGER",
+    """CREATE TABLE events (
+         n INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, unit TEXT NOT NULL, at INTEGER NOT NULL, kind TEXT NOT NULL,
+         value REAL NOT NULL)""",
+    "CREATE INDEX events_at ON events (at)",
+    *(
+        f"CREATE TRIGGER events_{verb} BEFORE {verb} ON events BEGIN SELECT RAISE(ABORT, 'events only grow'); END"
+        for verb in ("UPDATE", "DELETE")
+    ),
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _SERVED)
 APPLICATION = 0x4D656775  # "Megu", in the header of the file
 
 

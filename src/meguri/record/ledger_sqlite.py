@@ -16,20 +16,18 @@ from uuid import UUID
 from meguri.base.clock import from_micros, micros
 from meguri.base.errors import LedgerError
 from meguri.base.files import locked
-from meguri.record.ledger import Awaited, GateUse, LabelCounts, Rollout, TurnRecord
+from meguri.record.ledger import Answer, Awaited, Event, GateUse, LabelCounts, Rollout, TurnRecord
 from meguri.record.ledger_migrations import MIGRATIONS, migrate, version
 
 if TYPE_CHECKING:
     import polars as pl
 
 BUSY = 30.0  # seconds to wait for another process's write
-_PREDICTION = ("id", "key", "time", "due", "made_at", "origin", "score", "answer", "features")
-_ADD_PREDICTION = (
-    f"INSERT INTO predictions ({', '.join(_PREDICTION)}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
-)
-_SAME_PREDICTION = (
-    f"SELECT 1 FROM predictions WHERE ({', '.join(_PREDICTION)}) IS (?, ?, ?, ?, ?, ?, ?, ?, ?) AND id = ?"
-)
+_PREDICTION = ("id", "key", "time", "due", "made_at", "origin", "score", "answer", "unit", "abstained", "features")
+_MARKS = ", ".join("?" * len(_PREDICTION))
+_ADD_PREDICTION = f"INSERT INTO predictions ({', '.join(_PREDICTION)}) VALUES ({_MARKS}) ON CONFLICT DO NOTHING"
+_SAME_PREDICTION = f"SELECT 1 FROM predictions WHERE ({', '.join(_PREDICTION)}) IS ({_MARKS}) AND id = ?"
+_ORIGINS = "SELECT n, release, run, outlet, arm, propensity FROM origins ORDER BY n"
 _ADD_LABELS = """
     INSERT INTO labels (prediction, known_at, version, value, source)
     SELECT prediction, known_at, (SELECT count(*) + 1 FROM labels l WHERE l.prediction = m.prediction), value, source
@@ -101,15 +99,24 @@ class SqliteLedger:
         given = ledger_columns.predictions(table)
         with self._writing() as db:
             given = ledger_columns.numbered(given, lambda shared: _origin(db, shared))
-            columns = [given[name] for name in _PREDICTION]
-            last = db.execute("SELECT coalesce(max(n), 0) FROM predictions").fetchone()
-            count = db.executemany(_ADD_PREDICTION, ledger_columns.rows(columns)).rowcount
-            if count < given.height:  # some ids were there already: fine, when they say the same
-                for row in ledger_columns.rows(columns):
-                    if not db.execute(_SAME_PREDICTION, (*row, row[0])).fetchone():
-                        what = f"the prediction {UUID(bytes=row[0])} is there already, and says something else"
-                        raise LedgerError(what, where=self.path, fix="give every prediction an id of its own")
-            db.execute("INSERT INTO awaiting SELECT n, time, due, made_at FROM predictions WHERE n > ?", last)
+            return self._insert(db, list(ledger_columns.rows([given[name] for name in _PREDICTION])))
+
+    def write_answers(self, answers: Sequence[Answer]) -> int:
+        """Write answers in one transaction."""
+        with self._writing() as db:
+            number = {origin: _origin(db, origin) for origin in {answer.origin for answer in answers}}
+            return self._insert(db, [(*a[:5], number[a.origin], *a[6:]) for a in answers])
+
+    def _insert(self, db: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> int:
+        """Add those of the predictions that are not there yet."""
+        last = db.execute("SELECT coalesce(max(n), 0) FROM predictions").fetchone()
+        count = db.executemany(_ADD_PREDICTION, rows).rowcount
+        if count < len(rows):  # some ids were there already: fine, when they say the same
+            for row in rows:
+                if not db.execute(_SAME_PREDICTION, (*row, row[0])).fetchone():
+                    what = f"the prediction {UUID(bytes=row[0])} is there already, and says something else"
+                    raise LedgerError(what, where=self.path, fix="give every prediction an id of its own")
+        db.execute("INSERT INTO awaiting SELECT n, time, due, made_at FROM predictions WHERE n > ?", last)
         return max(count, 0)
 
     def write_labels(self, table: pl.DataFrame) -> LabelCounts:
@@ -148,11 +155,12 @@ class SqliteLedger:
             if bound is not None:
                 values.append(micros(bound))
                 where.append(f"{clause}{len(values)}")
-        columns = f"p.score, p.answer{', p.features' if features else ''}, l.value, l.known_at, l.source"
+        wanted = "p.score, p.answer, p.unit, p.abstained" + (", p.features" if features else "")
+        columns = f"{wanted}, l.value, l.known_at, l.source"
         with self._reading() as db:
-            origins = db.execute("SELECT n, release, run, outlet, arm FROM origins ORDER BY n").fetchall()
+            origins = db.execute(_ORIGINS).fetchall()
             if outlet is not None or release is not None:
-                chosen = [str(n) for n, r, _, o, _ in origins if outlet in (None, o) and release in (None, r)]
+                chosen = [str(n) for n, r, _, o, *_ in origins if outlet in (None, o) and release in (None, r)]
                 where.append(f"p.origin IN ({', '.join(chosen)})")
             sql = f"""SELECT p.id, p.key, p.time, p.due, p.made_at, p.origin, {columns} FROM predictions p
                       LEFT JOIN labels l ON l.prediction = p.n AND l.known_at <= ?1
@@ -175,9 +183,9 @@ class SqliteLedger:
         except ValueError:
             id = b""
         with self._reading() as db:
-            origins = db.execute("SELECT n, release, run, outlet, arm FROM origins ORDER BY n").fetchall()
-            sql = """SELECT p.id, p.key, p.time, p.due, p.made_at, p.origin, p.score, p.answer, p.features,
-                            l.value, l.known_at, l.source
+            origins = db.execute(_ORIGINS).fetchall()
+            sql = """SELECT p.id, p.key, p.time, p.due, p.made_at, p.origin, p.score, p.answer, p.unit,
+                            p.abstained, p.features, l.value, l.known_at, l.source
                      FROM predictions p LEFT JOIN labels l ON l.prediction = p.n
                      WHERE p.id = ? OR p.key = ? ORDER BY p.n, l.known_at, l.version"""
             return ledger_columns.joined(db.execute(sql, (id, name)), origins, features=True)
@@ -209,7 +217,24 @@ class SqliteLedger:
         with self._reading() as db:
             return int(db.execute(sql, (start, micros(as_of))).fetchone()[0])
 
-    # rollouts, gate uses, turns
+    # events, rollouts, gate uses, turns
+
+    def write_events(self, events: Sequence[Event]) -> int:
+        """Add events; one whose id is there already is not added again."""
+        sql = "INSERT INTO events (id, unit, at, kind, value) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+        with self._writing() as db:
+            return max(db.executemany(sql, [(e.id, e.unit, micros(e.at), e.kind, e.value) for e in events]).rowcount, 0)
+
+    def events(self, *, since: datetime, until: datetime, kind: str | None = None) -> pl.DataFrame:
+        """Read events by an index on the time."""
+        import polars as pl
+
+        schema = {"id": pl.String, "unit": pl.String, "at": pl.Int64, "kind": pl.String, "value": pl.Float64}
+        sql = "SELECT id, unit, at, kind, value FROM events WHERE at >= ? AND at < ? AND (? IS NULL OR kind = ?) ORDER BY at, n"
+        with self._reading() as db:
+            rows = db.execute(sql, (micros(since), micros(until), kind, kind)).fetchall()
+        found = pl.DataFrame(rows, schema=schema, orient="row")
+        return found.with_columns(pl.col("at").cast(pl.Datetime("us", "UTC")))
 
     def write_rollout(self, rollout: Rollout) -> None:
         """Add a rollout."""
@@ -302,8 +327,9 @@ def _json(value: Any) -> str:
 
 
 def _origin(db: sqlite3.Connection, row: tuple[Any, ...]) -> int:
-    """The number of this release, run, outlet and arm; only one transaction writes at a time, so none comes twice."""
-    found = db.execute("SELECT n FROM origins WHERE (release, run, outlet, arm) IS (?, ?, ?, ?)", row).fetchone()
-    return (
-        int(found[0]) if found else int(db.execute("INSERT INTO origins VALUES (NULL, ?, ?, ?, ?)", row).lastrowid or 0)
-    )
+    """The number of what predictions share; only one transaction writes at a time, so none comes twice."""
+    columns = "release, run, outlet, arm, propensity"
+    found = db.execute(f"SELECT n FROM origins WHERE ({columns}) IS (?, ?, ?, ?, ?)", row).fetchone()
+    if found:
+        return int(found[0])
+    return int(db.execute(f"INSERT INTO origins ({columns}) VALUES (?, ?, ?, ?, ?)", row).lastrowid or 0)

@@ -10,7 +10,7 @@ import pytest
 
 from meguri.base.errors import LedgerError
 from meguri.base.ids import prediction_ids
-from meguri.record.ledger import Awaited, GateUse, LabelCounts, Ledger, Rollout, TurnRecord
+from meguri.record.ledger import Answer, Awaited, Event, GateUse, LabelCounts, Ledger, Rollout, TurnRecord
 
 DAY_ONE = datetime(2013, 4, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -35,8 +35,11 @@ def some_predictions(count: int, start: int = 0, **columns: Any) -> pl.DataFrame
             "run": "run1",
             "outlet": "table",
             "arm": "champion",
+            "propensity": 0.9,
             "score": [i / (start + count) for i in range(start, start + count)],
             "answer": "1",
+            "unit": [f"u{i % 3}" for i in range(start, start + count)],
+            "abstained": [i % 2 == 0 for i in range(start, start + count)],
             "features": '{"hour": 6}',
         },
         schema_overrides={name: pl.Datetime("us", "UTC") for name in ("time", "due", "made_at")},
@@ -99,10 +102,10 @@ class LedgerCase:
 
     def test_what_is_absent_is_null(self, ledger: Ledger) -> None:
         """Columns that may be left out come back empty."""
-        table = some_predictions(2).drop("run", "arm", "score", "answer", "features")
+        table = some_predictions(2).drop("run", "arm", "propensity", "score", "answer", "unit", "abstained", "features")
         ledger.write_predictions(table)
         found = ledger.joined(as_of=hour(100), features=True)
-        assert found.select("run", "arm", "score", "answer", "features").null_count().row(0) == (2,) * 5
+        assert found.select(set(some_predictions(1).columns) - set(table.columns)).null_count().row(0) == (2,) * 8
 
     def test_only_what_is_due_and_made_is_joined(self, ledger: Ledger) -> None:
         """Number i is made at i - 1 and due at i + 2."""
@@ -265,6 +268,38 @@ class LedgerCase:
         with pytest.raises(LedgerError, match=told):
             ledger.write_predictions(table)
         assert ledger.awaited(as_of=hour(100)).count == 0
+
+    def test_answers_are_predictions(self, ledger: Ledger) -> None:
+        """What a service writes one by one is read as what a table wrote; again counts once."""
+        table = some_predictions(4)
+        ids = [bytes.fromhex(name.replace("-", "")) for name in table["prediction_id"]]
+        shared = table.select("release", "run", "outlet", "arm", "propensity")
+        moments = table.select(pl.col("time", "due", "made_at").dt.epoch("us"))
+        others = table.select("score", "answer", "unit", "abstained", "features")
+        answers = [
+            Answer(id, key, *when, origin, *rest)
+            for id, key, when, origin, rest in zip(
+                ids, table["key"], moments.iter_rows(), shared.iter_rows(), others.iter_rows(), strict=True
+            )
+        ]
+        assert ledger.write_answers(answers[:3]) == 3
+        assert ledger.write_answers(answers) == 1
+        assert ledger.write_answers([]) == 0
+        assert ledger.write_predictions(table) == 0
+        assert ledger.joined(as_of=hour(100), features=True).select(table.columns).equals(table)
+        assert ledger.awaited(as_of=hour(100)).count == 4
+        with pytest.raises(LedgerError, match="says something else"):
+            ledger.write_answers([answers[0]._replace(score=0.99)])
+
+    def test_events_count_once(self, ledger: Ledger) -> None:
+        """By their own id; they are read in order of time."""
+        events = [Event(f"e{i}", f"u{i % 2}", hour(5 - i), "buy" if i else "click", 1.5 * i) for i in range(4)]
+        assert ledger.write_events(events[:2]) == 2
+        assert ledger.write_events(events) == 2
+        assert ledger.write_events([]) == 0
+        found = ledger.events(since=hour(2), until=hour(5))
+        assert found.rows() == [(e.id, e.unit, e.at, e.kind, e.value) for e in (events[3], events[2], events[1])]
+        assert ledger.events(since=hour(0), until=hour(9), kind="click")["id"].to_list() == ["e0"]
 
     def test_rollouts_gate_uses_turns(self, ledger: Ledger) -> None:
         """What was written is read, oldest first; a turn shows its latest state."""
