@@ -276,12 +276,8 @@ class LedgerCase:
         shared = table.select("release", "run", "outlet", "arm", "propensity")
         moments = table.select(pl.col("time", "due", "made_at").dt.epoch("us"))
         others = table.select("score", "answer", "unit", "abstained", "features")
-        answers = [
-            Answer(id, key, *when, origin, *rest)
-            for id, key, when, origin, rest in zip(
-                ids, table["key"], moments.iter_rows(), shared.iter_rows(), others.iter_rows(), strict=True
-            )
-        ]
+        columns = zip(ids, table["key"], moments.iter_rows(), shared.iter_rows(), others.iter_rows(), strict=True)
+        answers = [Answer._make((id, key, *when, origin, *rest)) for id, key, when, origin, rest in columns]
         assert ledger.write_answers(answers[:3]) == 3
         assert ledger.write_answers(answers) == 1
         assert ledger.write_answers([]) == 0
