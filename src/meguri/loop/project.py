@@ -145,12 +145,22 @@ class Project:
 
         return Warehouse(self.plain_settings()["warehouse"], self.root)
 
+    @property
+    def ledger_url(self) -> str:
+        """Where the ledger is, a file by its whole path."""
+        return self._url(str(self.plain_settings()["ledger"]))
+
+    @property
+    def outlets(self) -> list[str]:
+        """The outlets that a new champion goes live in: table, which is the loop's own, and rest when the settings name it."""
+        return ["table", *(["rest"] if self.plain_settings()["outlets"].get("rest") else [])]
+
     @cached_property
     def ledger(self) -> Ledger:
         """The ledger that the settings name, opened."""
         from meguri.record.ledger import open_ledger
 
-        return open_ledger(self._url(self.plain_settings()["ledger"]))
+        return open_ledger(self.ledger_url)
 
     @cached_property
     def tracking(self) -> Tracking:

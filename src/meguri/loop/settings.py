@@ -99,10 +99,27 @@ class TableSettings(Section):
     name: str = "predictions"
 
 
+class RestSettings(Section):
+    """The service that `meguri serve` starts.
+
+    ``unit`` names the column of who is answered, whom one release answers as long as the shares stand (none: the
+    contract's group, or else the key). ``features`` says what of a row the ledger keeps with its answer. One request may
+    have so many ``rows``, ``body`` bytes and ``seconds``; so many may be ``waiting`` for the ledger.
+    """
+
+    unit: str | None = None
+    features: Literal["values", "hash", "nothing"] = "values"
+    rows: int = Field(default=1000, ge=1)
+    body: int = Field(default=2**20, ge=1)
+    seconds: float = Field(default=10.0, gt=0)
+    waiting: int = Field(default=1000, ge=1)
+
+
 class OutletSettings(Section):
     """The ways out."""
 
     table: TableSettings | None = None
+    rest: RestSettings | None = None
 
 
 class BatchSettings(Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import warnings
@@ -195,13 +196,20 @@ class Session:
 
         Raises ReleaseError when the graph cannot answer, such as for a category that its encoder does not know.
         """
-        feeds = {name: _values(rows[name], form) for name, form in self._inputs}
+        return self._answer({name: _values(rows[name], form) for name, form in self._inputs}, rows.height)
+
+    def answer_values(self, values: Mapping[str, Sequence[Any]]) -> Answers:
+        """What ``answer`` gives for columns of plain values in the contract's types, None where there is none."""
+        count = len(next(iter(values.values())))
+        return self._answer({name: _array(values[name], form) for name, form in self._inputs}, count)
+
+    def _answer(self, feeds: Mapping[str, np.ndarray[Any, Any]], height: int) -> Answers:
         parts = []
-        for start in range(0, rows.height, _CHUNK):
+        for start in range(0, height, _CHUNK):
             part = {name: values[start : start + _CHUNK] for name, values in feeds.items()}
-            count = min(_CHUNK, rows.height - start)
+            count = min(_CHUNK, height - start)
             if count == 1:  # the runtime sums a single row in another order
-                part = {name: np.concatenate([values, values]) for name, values in part.items()}
+                part = {name: np.repeat(values, 2) for name, values in part.items()}
             try:
                 parts.append([output[:count] for output in self._session.run(None, part)])
             except Exception as error:  # the runtime's errors have no public base
@@ -212,6 +220,16 @@ class Session:
         score = found[0].astype(np.float64)
         answer = pl.Series(found[1], dtype=pl.String) if len(found) > 1 else None
         return Answers(score, answer, found[2].astype(np.float64) if len(found) > 2 else None)
+
+
+def _array(values: Sequence[Any], form: str) -> np.ndarray[Any, Any]:
+    if form == "tensor(string)":
+        return np.array([MISSING if value is None else value for value in values], dtype=object)
+    if form == "tensor(int64)":
+        return np.array(values, dtype=np.int64)
+    if None in values:
+        values = [math.nan if value is None else value for value in values]
+    return np.array(values).astype(np.float32)
 
 
 def _values(column: pl.Series, form: str) -> np.ndarray[Any, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -136,7 +136,7 @@ class Release:
         checked = self.contract.check(rows, labelled=False)
         good, quarantined, count = checked.rows, checked.quarantined, checked.rows.height
         answers = self._model.answer(good) if count else Answers(np.empty(0))
-        score = answers.score if self.contract.task == "regression" else _chances(answers.score)
+        score = self._score(answers)
         time, empty = good[self.contract.time], pl.repeat(None, count, dtype=pl.String, eager=True)
         columns: dict[str, pl.Series] = {
             "prediction_id": prediction_ids(count, at) if ids else empty,
@@ -159,6 +159,24 @@ class Release:
             same = [pl.col(name).cast(kind, strict=False) for name, kind in quarantined.schema.items()]
             quarantined, table = pl.concat([quarantined, bad.select(same)]), table.filter(whole)
         return Predictions(table, quarantined, self.id)
+
+    def answer(self, values: Mapping[str, Sequence[Any]]) -> Answers:
+        """What ``predict`` answers, for at least one row that keeps the contract, given as a list for each feature.
+
+        Values are plain ones in the contract's types, None where there is none: a service asks so, without a frame. A
+        score may be NaN or infinite.
+        """
+        if isinstance(self._model, Session):
+            answers = self._model.answer_values(values)
+        else:
+            names = self.manifest["features"]
+            answers = self._model.answer(
+                pl.DataFrame({n: pl.Series(values[n], dtype=self.contract.types[n]) for n in names})
+            )
+        return replace(answers, score=self._score(answers))
+
+    def _score(self, answers: Answers) -> np.ndarray[Any, Any]:
+        return answers.score if self.contract.task == "regression" else _chances(answers.score)
 
     def __repr__(self) -> str:
         return f"<Release {self.id}: {self.contract.task}, {self.format}, {len(self.manifest['features'])} features>"

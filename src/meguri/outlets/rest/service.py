@@ -1,0 +1,306 @@
+"""The service behind the addresses: rows become answers that are in the ledger, labels and events come back."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from meguri.base.clock import micros, moment
+from meguri.base.errors import LedgerError, MeguriError
+from meguri.base.ids import Ids
+from meguri.outlets.rest.live import Arm, Follower, Live
+from meguri.outlets.rest.metrics import Metrics
+from meguri.outlets.rest.problems import ProblemError
+from meguri.outlets.rest.rows import BadRowsError, Fault, Rows
+from meguri.outlets.rest.writer import Writer
+from meguri.record.ledger import Answer, Event, open_ledger
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+log = logging.getLogger("meguri.rest")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a service is told: where its ledger and releases are, and its limits.
+
+    ``features`` says what of a row is kept with its answer: its values, their hash, or nothing. ``rows``, ``body`` (bytes)
+    and ``seconds`` bound one request, ``waiting`` how many may wait for the ledger at once.
+    """
+
+    ledger: str
+    releases: str
+    tokens: str | None
+    outlet: str = "rest"
+    unit: str | None = None
+    features: str = "values"
+    rows: int = 1000
+    body: int = 2**20
+    seconds: float = 10.0
+    waiting: int = 1000
+
+
+class Service:
+    """One worker: its ledger's connections, its writer, and what is live."""
+
+    def __init__(self, options: Options) -> None:
+        self.options, self.metrics = options, Metrics()
+        self._ids = Ids()
+        self._ledger = open_ledger(options.ledger)  # the writer's; the others look and label beside it
+        self._beside = open_ledger(options.ledger)
+        self._writer: Writer | None = None
+        self.follower = Follower(
+            self._beside,
+            Path(options.releases),
+            outlet=options.outlet,
+            unit=options.unit,
+            told=self.metrics.rollout,
+        )
+
+    def start(self) -> None:
+        """Begin to follow the rollouts and to write; called once, in the loop that serves."""
+        self._writer = Writer(self._ledger, asyncio.get_running_loop(), told=self.metrics.committed)
+        self.follower.start()
+
+    def close(self) -> None:
+        """Write what has gathered, and let go."""
+        self.follower.close()
+        if self._writer is not None:
+            self._writer.close()
+        self._ledger.close()
+        self._beside.close()
+
+    @property
+    def live(self) -> Live:
+        """What is live. Raises ProblemError (503) before anything is."""
+        if self.follower.live is None:
+            why = self.follower.refused or f"nothing is live in the outlet '{self.options.outlet}'"
+            raise ProblemError(503, f"no release is ready: {why}", headers={"retry-after": "1"})
+        return self.follower.live
+
+    async def predict(self, body: bytes) -> Any:
+        """The answers to a body of rows, each in the ledger before this returns."""
+        live, now = self.live, datetime.now(UTC)
+        if self._writer is None or self._writer.waiting >= self.options.waiting:
+            raise ProblemError(503, "too many requests wait for the ledger: ask again", headers={"retry-after": "1"})
+        rows = self._read(live.champion, body, now)
+        replies: list[Any] = [None] * len(rows)
+        answers: list[Answer] = []
+        for arm, places, some in self._split(live, rows, body, now):
+            for place, answer, reply in zip(places, *self._ask(arm, some, micros(now)), strict=True):
+                replies[place] = reply
+                answers.append(answer)
+        await self._durable(answers)
+        if live.shadows:
+            self._shadow(live, body, now)
+        return replies[0] if rows.one else replies
+
+    def _read(self, arm: Arm, body: bytes, now: datetime) -> Rows:
+        try:
+            return arm.reader.read(body, now=now, most=self.options.rows)
+        except BadRowsError as error:
+            self.metrics.faults(error.faults)
+            what = "the rows break the contract" if error.status == 422 else error.faults[0].what
+            raise ProblemError(error.status, what, error.faults if error.status == 422 else ()) from error
+
+    def _split(self, live: Live, rows: Rows, body: bytes, now: datetime) -> list[tuple[Arm, list[int], Rows]]:
+        """The rows of each arm, and their places in the request."""
+        if len(live.arms) == 1:
+            return [(live.champion, list(range(len(rows))), rows)]
+        by: dict[int, list[int]] = {}
+        for place, unit in enumerate(rows.units):
+            by.setdefault(live.arms.index(live.arm_of(unit)), []).append(place)
+        found = []
+        for number, places in by.items():
+            arm = live.arms[number]
+            same = arm.reader.contract.to_spec() == live.champion.reader.contract.to_spec()
+            whole = rows if same else self._read(arm, body, now)
+            found.append((arm, places, whole if len(places) == len(rows) else whole.take(places)))
+        return found
+
+    def _ask(self, arm: Arm, rows: Rows, now: int) -> tuple[list[Answer], list[dict[str, Any]]]:
+        """An arm's answers, for the ledger and for the client."""
+        release, contract = arm.release, arm.release.contract
+        began = time.perf_counter()
+        found = release.answer(rows.values)
+        self.metrics.answered(arm.name, release.id, len(rows), time.perf_counter() - began)
+        scores = found.score.tolist()
+        texts = [None] * len(rows) if found.answer is None else found.answer.to_list()
+        bad = [place for place, score in enumerate(scores) if not math.isfinite(score)]
+        if bad:
+            raise ProblemError(500, f"the model gave no finite number for {len(bad)} of {len(rows)} rows")
+        origin = (release.id, release.manifest["run"], self.options.outlet, arm.name, arm.share)
+        after, kept = contract.label_after // _MICRO, self._kept(rows)
+        chances = None if found.chances is None else found.chances.tolist()
+        answers, replies = [], []
+        for place, (raw, id) in enumerate(self._ids.take(len(rows))):
+            score, text, at = scores[place], texts[place], rows.times[place]
+            answers.append(
+                Answer(
+                    raw,
+                    rows.keys[place],
+                    at,
+                    at + after,
+                    now,
+                    origin,
+                    score,
+                    text,
+                    rows.units[place],
+                    None,
+                    kept[place],
+                )
+            )
+            reply = {
+                "prediction_id": id,
+                "key": rows.keys[place],
+                "release": release.id,
+                "arm": arm.name,
+                "score": score,
+            }
+            if text is not None:
+                reply["answer"] = text
+            if chances is not None:
+                reply["probabilities"] = dict(zip(release.manifest["classes"], chances[place], strict=True))
+            replies.append(reply)
+        return answers, replies
+
+    def _kept(self, rows: Rows) -> Sequence[str | None]:
+        if self.options.features == "values":
+            return rows.features
+        if self.options.features == "hash":
+            return [json.dumps({"sha256": hashlib.sha256(text.encode()).hexdigest()}) for text in rows.features]
+        return [None] * len(rows)
+
+    async def _durable(self, answers: Sequence[Answer]) -> None:
+        assert self._writer is not None
+        try:
+            await self._writer.put(answers)
+        except LedgerError as error:
+            self.metrics.refused(len(answers))
+            log.error("answers refused, the ledger cannot be written: %s", error.what)
+            what = "the answer could not be written down, and so is not given: ask again"
+            raise ProblemError(503, what, headers={"retry-after": "1"}) from error
+
+    def _shadow(self, live: Live, body: bytes, now: datetime) -> None:
+        """Ask the shadows as well; what becomes of it changes no answer, and is told in the metrics."""
+        assert self._writer is not None
+        for arm in live.shadows:
+            try:
+                answers, _ = self._ask(arm, self._read(arm, body, now), micros(now))
+                self._writer.put(answers).add_done_callback(self._shadowed)
+            except (ProblemError, MeguriError) as error:
+                self.metrics.shadow_lost()
+                log.warning("the shadow %s did not answer: %s", arm.release.id, error)
+
+    def _shadowed(self, done: asyncio.Future[None]) -> None:
+        if not done.cancelled() and done.exception() is not None:
+            self.metrics.shadow_lost()
+
+    # what comes back
+
+    async def labels(self, body: bytes, *, by: str) -> dict[str, int]:
+        """Write labels that someone brings (one object or an array); all or none. Raises ProblemError."""
+        given = _objects(body, most=self.options.rows)
+        return await asyncio.to_thread(self._labels, given, by)
+
+    def _labels(self, given: Sequence[Mapping[str, Any]], by: str) -> dict[str, int]:
+        import polars as pl
+
+        from meguri.data import doors
+
+        contract, now = self.live.champion.release.contract, datetime.now(UTC)
+        counts = {"new": 0, "same": 0, "corrected": 0, "unmatched": 0}
+        for name in ("prediction_id", "key"):
+            some = [(place, one) for place, one in enumerate(given) if name in one]
+            if not some:
+                continue
+            faults = [
+                Fault(f"'{name}' is no text", f"/{place}/{name}")
+                for place, one in some
+                if not isinstance(one[name], str)
+            ]
+            faults += [
+                Fault("'value' is missing", f"/{place}/value") for place, one in some if one.get("value") is None
+            ]
+            if faults:
+                raise ProblemError(422, "these are no labels", faults)
+            try:
+                table = pl.DataFrame(
+                    {
+                        name: [one[name] for _, one in some],
+                        "value": pl.Series([one["value"] for _, one in some], strict=False),
+                        "known_at": pl.Series(
+                            [moment(str(one.get("known_at", now.isoformat()))) for _, one in some],
+                            dtype=pl.Datetime("us", "UTC"),
+                        ),
+                        "source": [str(one.get("source", by)) for _, one in some],
+                    }
+                )
+                checked = doors.labels(table, contract)
+                if checked.quarantined.height:
+                    raise ProblemError(
+                        422, "the labels break the contract", [Fault(why) for why in checked.quarantined["reason"]]
+                    )
+                found = self._beside.write_labels(checked.rows)
+            except LedgerError as error:
+                status = 422 if "no prediction id" in error.what else 503
+                headers = {"retry-after": "1"} if status == 503 else {}
+                raise ProblemError(status, error.what, headers=headers) from error
+            except MeguriError as error:
+                raise ProblemError(422, error.what) from error
+            for what in counts:
+                counts[what] += getattr(found, what)
+        if not any("prediction_id" in one or "key" in one for one in given):
+            raise ProblemError(422, "a label names its prediction_id or key")
+        return counts
+
+    async def events(self, body: bytes) -> dict[str, int]:
+        """Write what units did (one object or an array). Raises ProblemError."""
+        given, now = _objects(body, most=self.options.rows), datetime.now(UTC)
+        try:
+            events = [
+                Event(
+                    str(one["id"]),
+                    str(one["unit"]),
+                    moment(str(one.get("at", now.isoformat()))),
+                    str(one["kind"]),
+                    float(one.get("value", 1.0)),
+                )
+                for one in given
+            ]
+        except KeyError as error:
+            raise ProblemError(422, f"an event has an id, a unit and a kind: {error} is missing") from error
+        except (TypeError, ValueError) as error:
+            raise ProblemError(422, f"this is no event: {error}") from error
+        if not all(math.isfinite(event.value) for event in events):
+            raise ProblemError(422, "an event's value is a finite number")
+        try:
+            return {"new": await asyncio.to_thread(self._beside.write_events, events)}
+        except LedgerError as error:
+            raise ProblemError(503, error.what, headers={"retry-after": "1"}) from error
+
+
+_MICRO = (moment("1970-01-01T00:00:00.000001Z")) - moment("1970-01-01")
+
+
+def _objects(body: bytes, *, most: int) -> list[dict[str, Any]]:
+    try:
+        given = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise ProblemError(400, f"the body is no JSON: {error}") from error
+    found = given if isinstance(given, list) else [given]
+    if not found or not all(isinstance(one, dict) for one in found):
+        raise ProblemError(422, "the body is a JSON object, or an array of some")
+    if len(found) > most:
+        raise ProblemError(413, f"{len(found)} in one request, and {most} are allowed: send fewer")
+    return found
