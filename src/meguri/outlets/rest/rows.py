@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from operator import attrgetter
 from typing import Annotated, Any
 
@@ -182,9 +182,9 @@ class Reader:
                 raise BadRowsError(
                     422, [Fault(f"'{name}' {what}", _pointer(one, place, name)) for place, name in extra]
                 )
-        table = pl.DataFrame([column.alias(name) for name, column in columns.items()]).with_row_index(_ROW)
+        table = pl.DataFrame([column.alias(name) for name, column in columns.items()])
         try:
-            checked = contract.check(table.drop(_ROW), labelled=False)
+            checked = contract.check(table, labelled=False)
         except ContractError as error:
             raise BadRowsError(422, [Fault(f"{error.what}: {error.where}")]) from error
         if checked.quarantined.height:
@@ -197,7 +197,6 @@ class Reader:
         return Rows(keys, units, good[contract.time].dt.epoch("us").to_list(), values, texts, one)
 
 
-_ROW = "meguri row"
 _KEYS = {pl.String(), *(getattr(pl, f"{sign}Int{bits}")() for sign in ("", "U") for bits in (8, 16, 32, 64))}
 
 
@@ -319,37 +318,44 @@ def _objects(body: bytes, one: bool) -> list[dict[str, Any]]:
 
 
 def _column(field: Field, values: list[Any], one: bool) -> pl.Series:
-    """A column of JSON values; raises BadRowsError where values are of another kind than the field."""
-    number = field.type not in ("String", "Date", "Datetime")
-    faults = []
+    """A column of JSON values; raises BadRowsError where a value is of another kind than the field."""
+    faults, found = [], []
     for place, value in enumerate(values):
-        wrong = value is not None and not field.coerce and isinstance(value, str) == number
-        if not wrong and isinstance(value, int) and not -(2**63) <= value < 2**64:
-            wrong = True
-        if not wrong and isinstance(value, float) and "Int" in field.type and not value.is_integer():
-            wrong = True
-        if not wrong and isinstance(value, str) and not _encodable(value):
-            wrong = True
-        if wrong:
-            faults.append(
-                Fault(f"{field.name}: expected {field.type}, found {_spelled(value)}", _pointer(one, place, field.name))
-            )
+        try:
+            found.append(None if value is None else _value(field, value))
+        except (ValueError, OverflowError):
+            what = f"{field.name}: expected {field.type}, found {_spelled(value)}"
+            faults.append(Fault(what, _pointer(one, place, field.name)))
     if faults:
         raise BadRowsError(422, faults)
-    try:
-        return pl.Series(values, strict=not field.coerce)
-    except (TypeError, OverflowError, pl.exceptions.PolarsError):
-        mixed = (
-            [None if value is None else float(value) for value in values]
-            if number
-            else [None if v is None else str(v) for v in values]
-        )
-        return pl.Series(mixed)
+    if field.type in ("Date", "Datetime"):
+        return pl.Series(found, dtype=field.dtype)
+    kinds = {type(value) for value in found if value is not None}
+    if len(kinds) > 1:  # JSON says 1 for 1.0; text among numbers is there only where the contract reads text
+        found = [None if value is None else str(value) if str in kinds else float(value) for value in found]
+    return pl.Series(found)
 
 
-def _encodable(text: str) -> bool:
-    """A lone surrogate is no text, though JSON can spell it."""
-    return not re.search("[\ud800-\udfff]", text)
+def _value(field: Field, value: Any) -> Any:
+    """A JSON value as a table would hold it; raises ValueError for one of another kind."""
+    if isinstance(value, str):
+        if re.search("[\ud800-\udfff]", value):  # JSON can spell a lone surrogate, and no text has one
+            raise ValueError
+        if field.type == "Datetime":
+            time = datetime.fromisoformat(value)
+            return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+        if field.type == "Date":
+            return date.fromisoformat(value)
+        if field.type == "String" or field.coerce:
+            return value
+        raise ValueError
+    if field.type in ("Date", "Datetime") or (field.type == "String" and not field.coerce):
+        raise ValueError
+    if "Int" in field.type and not -(2**63) <= value < (2**64 if field.type == "UInt64" else 2**63):
+        raise ValueError
+    if isinstance(value, float) and ("Int" in field.type or field.type == "Boolean") and not value.is_integer():
+        raise ValueError
+    return float(value) if isinstance(value, int) and field.is_float and not isinstance(value, bool) else value
 
 
 def _spelled(value: Any) -> str:
@@ -366,7 +372,7 @@ def _faults(contract: Contract, table: pl.DataFrame, one: bool) -> list[Fault]:
     """The reasons of each bad row, one fault each."""
     from meguri.data import reasons
 
-    rows, masks, _ = contract.faults(table.drop(_ROW), now=None, labelled=False)
+    rows, masks, _ = contract.faults(table, now=None, labelled=False)
     masks |= reasons.key_masks(rows, contract.key)
     masks |= reasons.unique_masks(rows, contract.groups(labelled=False), masks.get(reasons.REPEAT))
     found = []
