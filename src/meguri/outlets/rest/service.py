@@ -134,14 +134,13 @@ class Service:
         began = time.perf_counter()
         found = release.answer(rows.values)
         self.metrics.answered(arm.name, release.id, len(rows), time.perf_counter() - began)
-        scores = found.score.tolist()
-        texts = [None] * len(rows) if found.answer is None else found.answer.to_list()
+        scores, chances = found.score, found.chances
+        texts: Sequence[str | None] = found.answer or [None] * len(rows)
         bad = [place for place, score in enumerate(scores) if not math.isfinite(score)]
         if bad:
             raise ProblemError(500, f"the model gave no finite number for {len(bad)} of {len(rows)} rows")
         origin = (release.id, release.manifest["run"], self.options.outlet, arm.name, arm.share)
         after, kept = contract.label_after // _MICRO, self._kept(rows)
-        chances = None if found.chances is None else found.chances.tolist()
         answers, replies = [], []
         for place, (raw, id) in enumerate(self._ids.take(len(rows))):
             score, text, at = scores[place], texts[place], rows.times[place]
