@@ -30,11 +30,11 @@ ROW = json.loads(rows("binary").drop("delay").head(1).write_json())[0]
 class Served:
     """A project with two releases, of which the first is live in the outlet rest, and the service that `meguri serve` starts."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, outlets: str = "outlets: {rest: {}}") -> None:
         self.root = root
         write_project(root)
-        with (root / "hydra" / "default.yaml").open("a") as file:
-            file.write("ledger: sqlite:///outputs/ledger.db\n")
+        settings = root / "hydra" / "default.yaml"
+        settings.write_text(settings.read_text().replace("outlets: {table: {}}", outlets))
         self.outputs = root / "outputs"
         for name, trees in (("r-1", 20), ("r-2", 5)):
             model = make_pipeline(prepared(scale=False), LGBMClassifier(n_estimators=trees, verbose=-1, n_jobs=1))

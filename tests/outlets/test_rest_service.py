@@ -331,3 +331,85 @@ def test_what_cannot_be_served(tmp_path: Path) -> None:
             assert done.returncode == 1
             assert told in done.stderr
     served.close()
+
+
+# answers that are left to a person, and features that a row leaves out
+
+
+def test_an_unsure_answer_waits_for_a_person(tmp_path: Path) -> None:
+    served = Served(tmp_path / "alarm", "outlets: {rest: {abstain: {below: 0.75, slices: {carrier: [DL]}}}}")
+    try:
+        served.start()
+        asked = json.loads(rows("binary", 60).drop("delay").write_json())
+        status, answers = served.ask("POST", "/predict", asked)
+        assert status == 200
+        unsure = [a for a in answers if "abstained" in a]
+        wanted = [
+            a["key"]
+            for a, row in zip(answers, asked, strict=True)
+            if max(a["score"], 1 - a["score"]) < 0.75 or row["carrier"] == "DL"
+        ]
+        assert 0 < len(unsure) < 60
+        assert [a["key"] for a in unsure] == wanted
+        assert served.ask("GET", "/queue")[1][0]["prediction_id"] == unsure[0]["prediction_id"]
+        status, decision = served.ask("GET", unsure[0]["decision"])
+        assert (status, decision["status"], decision["key"]) == (200, "waiting", wanted[0])
+        label = {"prediction_id": unsure[0]["prediction_id"], "value": 1, "source": "ann"}
+        assert served.ask("POST", "/labels", label)[0] == 200
+        _, decision = served.ask("GET", unsure[0]["decision"])
+        assert (decision["status"], decision["value"], decision["by"]) == ("decided", 1.0, "ann")
+        assert [one["key"] for one in served.ask("GET", "/queue")[1]] == wanted[1:]
+        assert served.ask("GET", "/decisions/none")[0] == 404
+        assert served.ask("GET", "/decisions/")[0] == 404
+        assert served.ask("GET", "/queue", authorization="")[0] == 401
+    finally:
+        served.close()
+
+
+FEATURES = """
+from datetime import UTC, datetime
+import polars as pl
+from meguri import Events
+
+seen = pl.DataFrame({"origin": ["JFK", "LGA"], "at": [datetime(2024, 1, 1, tzinfo=UTC)] * 2, "wind": [3.5, 40.0], "stops": [1, 2]})
+sources = {"seen": seen}
+towers = Events("seen", by="origin", at="at", known="0s")
+features = {"wind": towers.last("wind"), "score": lambda wind, hour: wind / (hour + 1)}
+"""
+
+
+def test_a_row_may_leave_out_what_the_online_table_has(tmp_path: Path) -> None:
+    from meguri.data.online import materialize, open_online
+
+    served = Served(tmp_path / "alarm")
+    (served.root / "src" / "features.py").write_text(FEATURES)
+    space: dict[str, Any] = {}
+    exec(FEATURES, space)
+    materialize(
+        {"wind": space["features"]["wind"]},
+        space["sources"],
+        open_online("sqlite:///outputs/online.db", served.root),
+        now=AT,
+    )
+    try:
+        served.start()
+        short = {name: value for name, value in ROW.items() if name not in ("wind", "score")} | {
+            "origin": "LGA",
+            "hour": 4,
+        }
+        status, one = served.ask("POST", "/predict", short | {"flight": "short"})
+        assert status == 200, one
+        status, whole = served.ask("POST", "/predict", [short | {"flight": "whole", "wind": 40.0, "score": 8.0}])
+        assert status == 200
+        assert one["score"] == whole[0]["score"]
+        kept = [json.loads(served.ledger.find(key)["features"][0]) for key in ("short", "whole")]
+        assert kept[0] == kept[1]
+        gone = {name: value for name, value in short.items() if name != "origin"}
+        status, problem = served.ask("POST", "/predict", [gone | {"flight": "gone"}])
+        assert (status, problem["errors"][0]["pointer"]) == (422, "#/0")
+        assert "origin" in problem["errors"][0]["detail"]
+        schema = served.ask("GET", "/openapi.json")[1]["components"]["schemas"]["Row"]
+        assert not {"wind", "score"} & set(schema["required"])
+        assert "hour" in schema["required"]
+    finally:
+        served.close()

@@ -52,6 +52,7 @@ def serve(
         ledger=opened.ledger_url,
         releases=str(opened.outputs / "releases"),
         tokens=None if file is None else str(file),
+        project=str(opened.root) if opened.has_features else None,
         **settings,
     )
     scheme = "http" if certificate is None else "https"

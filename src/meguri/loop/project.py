@@ -155,6 +155,12 @@ class Project:
         """The outlets that a new champion goes live in: table, which is the loop's own, and rest when the settings name it."""
         return ["table", *(["rest"] if self.plain_settings()["outlets"].get("rest") else [])]
 
+    @property
+    def has_features(self) -> bool:
+        """Whether ``src/features.py``, or a folder of that name, says what is known of an entity."""
+        folder = self.root / "src"
+        return (folder / "features.py").is_file() or (folder / "features" / "__init__.py").is_file()
+
     @cached_property
     def ledger(self) -> Ledger:
         """The ledger that the settings name, opened."""

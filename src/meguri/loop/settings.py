@@ -99,6 +99,13 @@ class TableSettings(Section):
     name: str = "predictions"
 
 
+class AbstainSettings(Section):
+    """Which answers are left to a person: those less sure than ``below``, and all rows with one of a column's values in ``slices``."""
+
+    below: float = Field(default=0.0, ge=0, le=1)
+    slices: dict[str, list[str | int | bool]] = {}
+
+
 class RestSettings(Section):
     """The service that `meguri serve` starts.
 
@@ -108,6 +115,7 @@ class RestSettings(Section):
     """
 
     unit: str | None = None
+    abstain: AbstainSettings = AbstainSettings()
     features: Literal["values", "hash", "nothing"] = "values"
     rows: int = Field(default=1000, ge=1)
     body: int = Field(default=2**20, ge=1)

@@ -29,6 +29,8 @@ ADDRESSES = {
     "/predict": ("POST", "predict"),
     "/labels": ("POST", "label"),
     "/events": ("POST", "label"),
+    "/queue": ("GET", "label"),
+    "/decisions": ("GET", "label"),
     "/metrics": ("GET", "admin"),
     "/openapi.json": ("GET", None),
     "/healthz": ("GET", None),
@@ -87,7 +89,8 @@ class App:
             log.exception("request %s failed", request.decode())
             problem = ProblemError(500, f"the service failed ({type(error).__name__}); its log has this request's id")
             status, kind, body = 500, problems.TYPE, problem.body(request.decode())
-        self.service.metrics.request(path if path in ADDRESSES else "other", status, time.perf_counter() - began)
+        told = "/decisions" if path.startswith("/decisions/") else path if path in ADDRESSES else "other"
+        self.service.metrics.request(told, status, time.perf_counter() - began)
         length = str(len(body)).encode()
         start = [(b"content-type", kind), (b"content-length", length), (b"x-request-id", request), *more]
         await send({"type": "http.response.start", "status": status, "headers": start})
@@ -97,7 +100,9 @@ class App:
         self, method: str, path: str, headers: dict[bytes, bytes], receive: Receive
     ) -> tuple[bytes, bytes]:
         """The type and body of a good answer. Raises ProblemError."""
-        if path not in ADDRESSES:
+        id = path.removeprefix("/decisions/") if path.startswith("/decisions/") else ""
+        path = "/decisions" if id else path
+        if path not in ADDRESSES or (path == "/decisions" and not id):
             raise ProblemError(404, f"there is nothing at {path[:80]}: {', '.join(ADDRESSES)}")
         allowed, scope = ADDRESSES[path]
         if method != allowed:
@@ -109,6 +114,8 @@ class App:
                 return _JSON, self._encode(await self.service.predict(body))
             done = self.service.labels(body, by=by) if path == "/labels" else self.service.events(body)
             return _JSON, self._encode(await done)
+        if path in ("/queue", "/decisions"):
+            return _JSON, self._encode(await (self.service.decision(id) if id else self.service.queue()))
         if path == "/metrics":
             return _PLAIN, self.service.metrics.text()
         if path == "/healthz":
@@ -160,7 +167,8 @@ class App:
     def _openapi(self) -> bytes:
         live = self.service.live
         if self._described[0] != live.champion.release.id:
-            self._described = live.champion.release.id, json.dumps(openapi.describe(live.champion.release)).encode()
+            told = openapi.describe(live.champion.release, self.service.filled)
+            self._described = live.champion.release.id, json.dumps(told).encode()
         return self._described[1]
 
 

@@ -16,6 +16,7 @@ from meguri.record.release import Release
 from meguri.record.rollout import current
 
 if TYPE_CHECKING:
+    from meguri.data.contract import Contract
     from meguri.record.ledger import Ledger, Rollout
 
 EVERY = 0.2  # seconds between two looks at the ledger: a rollback is seen well within one
@@ -62,11 +63,19 @@ class Follower:
     """Looks at the ledger's rollouts of an outlet and keeps ``live`` up to date; a release that is not right is refused."""
 
     def __init__(
-        self, ledger: Ledger, releases: Path, *, outlet: str, unit: str | None, told: Callable[[str], None]
+        self,
+        ledger: Ledger,
+        releases: Path,
+        *,
+        outlet: str,
+        unit: str | None,
+        prove: Callable[[Contract], None],
+        told: Callable[[str], None],
     ) -> None:
         self.live: Live | None = None
         self.refused: str | None = None
-        self._ledger, self._releases, self._outlet, self._unit, self._told = ledger, releases, outlet, unit, told
+        self._ledger, self._releases, self._outlet, self._unit = ledger, releases, outlet, unit
+        self._prove, self._told = prove, told
         self._loaded: dict[str, tuple[Release, Reader]] = {}
         self._seen: Rollout | None = None
         self._stop = threading.Event()
@@ -117,6 +126,7 @@ class Follower:
                     fix = "copy the release to where the service runs, whole"
                     raise ReleaseError(f"there is no release '{name}'", where=folder, fix=fix)
                 release = Release.load(folder)
+                self._prove(release.contract)
                 self._loaded[name] = release, Reader(release.contract, unit=self._unit)
         rest = 1.0 - sum(rollout.challengers.values())
         arms = [Arm("champion", *self._loaded[rollout.champion], rest)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from meguri.base.files import read_json
@@ -12,8 +13,8 @@ if TYPE_CHECKING:
     from meguri.record.release import Release
 
 
-def describe(release: Release) -> dict[str, Any]:
-    """The description as JSON values (OpenAPI 3.1)."""
+def describe(release: Release, filled: Collection[str] = ()) -> dict[str, Any]:
+    """The description as JSON values (OpenAPI 3.1); ``filled`` are the columns that the online table has."""
     contract = release.contract
     row = {"$ref": "#/components/schemas/Row"}
     answer = {"$ref": "#/components/schemas/Answer"}
@@ -30,6 +31,7 @@ def describe(release: Release) -> dict[str, Any]:
             ("400", "The body is no JSON."),
             ("401", "There is no token, or it is not known."),
             ("403", "The token may not do this."),
+            ("404", "There is no such prediction."),
             ("408", "The body came too slowly."),
             ("413", "The body is too large, or has too many rows."),
             ("422", "A value breaks the contract; `errors` names each by a JSON pointer."),
@@ -81,8 +83,16 @@ def describe(release: Release) -> dict[str, Any]:
         },
         "required": ["id", "unit", "kind"],
     }
+    waiting = get("The answers that wait for a person, oldest first.", "application/json", "401", "403", "503")
+    decision = get("What a person decided of an answer.", "application/json", "401", "403", "404", "503")
+    decision["get"]["parameters"] = [{"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}]
+    waiting["get"]["responses"]["200"]["content"]["application/json"]["schema"] = {
+        "type": "array",
+        "items": {"type": "object"},
+    }
     metrics = get("What the service counted, for Prometheus.", "text/plain", "401", "403")
-    del metrics["get"]["security"]
+    for one in (metrics, waiting, decision):
+        del one["get"]["security"]
     return {
         "openapi": "3.1.0",
         "info": {"title": contract.name, "version": release.id, "description": f"Answers of the release {release.id}."},
@@ -95,12 +105,14 @@ def describe(release: Release) -> dict[str, Any]:
             "/readyz": get(
                 "Whether a release is loaded and answers as it did when it was made.", "application/json", "503"
             ),
+            "/queue": waiting,
+            "/decisions/{id}": decision,
             "/metrics": metrics,
             "/openapi.json": get("This description.", "application/json", "503"),
         },
         "components": {
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
-            "schemas": {"Row": _row(contract), "Answer": _answer(release), "Problem": _PROBLEM},
+            "schemas": {"Row": _row(contract, filled), "Answer": _answer(release), "Problem": _PROBLEM},
         },
     }
 
@@ -127,9 +139,10 @@ _PROBLEM = {
 }
 
 
-def _row(contract: Contract) -> dict[str, Any]:
+def _row(contract: Contract, filled: Collection[str]) -> dict[str, Any]:
     fields = [field for field in contract.fields if field.name != contract.label]
-    needed = [f.name for f in fields if not f.nullable and f.required and f.default is None and f.name != contract.time]
+    given = {contract.time, *filled}
+    needed = [f.name for f in fields if not f.nullable and f.required and f.default is None and f.name not in given]
     row = {"type": "object", "properties": {field.name: _field(field) for field in fields}, "required": needed}
     time = row["properties"][contract.time]  # type: ignore[index]
     time["description"] = " ".join(
@@ -155,6 +168,11 @@ def _answer(release: Release) -> dict[str, Any]:
         if len(classes) > 2:
             properties["probabilities"] = {"type": "object", "properties": {key: {"type": "number"} for key in classes}}
     required = [name for name in properties if name != "probabilities"]
+    properties["abstained"] = {
+        "const": True,
+        "description": "A person decides; until then the answer is no more than a hint.",
+    }
+    properties["decision"] = {"type": "string", "description": "Where the decision will be."}
     return {"type": "object", "properties": properties, "required": required}
 
 

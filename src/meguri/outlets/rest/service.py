@@ -8,24 +8,23 @@ import json
 import logging
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from meguri.base.clock import micros, moment
 from meguri.base.errors import LedgerError, MeguriError
 from meguri.base.ids import Ids
+from meguri.outlets.rest.abstain import Abstain
+from meguri.outlets.rest.fill import Filler
 from meguri.outlets.rest.live import Arm, Follower, Live
 from meguri.outlets.rest.metrics import Metrics
 from meguri.outlets.rest.problems import ProblemError
 from meguri.outlets.rest.rows import BadRowsError, Fault, Rows
 from meguri.outlets.rest.writer import Writer
 from meguri.record.ledger import Answer, Event, open_ledger
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 log = logging.getLogger("meguri.rest")
 
@@ -34,8 +33,10 @@ log = logging.getLogger("meguri.rest")
 class Options:
     """What a service is told: where its ledger and releases are, and its limits.
 
-    ``features`` says what of a row is kept with its answer: its values, their hash, or nothing. ``rows``, ``body`` (bytes)
-    and ``seconds`` bound one request, ``waiting`` how many may wait for the ledger at once.
+    ``abstain`` has ``below`` and ``slices``: which answers are left to a person. ``project`` is the folder whose
+    ``src/features.py`` says what the online table has; None: rows bring all their values. ``features`` says what of a row
+    is kept with its answer: its values, their hash, or nothing. ``rows``, ``body`` (bytes) and ``seconds`` bound one
+    request, ``waiting`` how many may wait for the ledger at once.
     """
 
     ledger: str
@@ -43,6 +44,8 @@ class Options:
     tokens: str | None
     outlet: str = "rest"
     unit: str | None = None
+    abstain: Mapping[str, Any] = field(default_factory=dict)
+    project: str | None = None
     features: str = "values"
     rows: int = 1000
     body: int = 2**20
@@ -55,7 +58,8 @@ class Service:
 
     def __init__(self, options: Options) -> None:
         self.options, self.metrics = options, Metrics()
-        self._ids = Ids()
+        self._ids, self._abstain = Ids(), Abstain(**options.abstain)
+        self._online = None if options.project is None else Filler.of(Path(options.project))
         self._ledger = open_ledger(options.ledger)  # the writer's; the others look and label beside it
         self._beside = open_ledger(options.ledger)
         self._writer: Writer | None = None
@@ -64,6 +68,7 @@ class Service:
             Path(options.releases),
             outlet=options.outlet,
             unit=options.unit,
+            prove=self._abstain.check,
             told=self.metrics.rollout,
         )
 
@@ -88,9 +93,16 @@ class Service:
             raise ProblemError(503, f"no release is ready: {why}", headers={"retry-after": "1"})
         return self.follower.live
 
+    @property
+    def filled(self) -> Collection[str]:
+        """The columns that a row may leave out, as the online table has them."""
+        return () if self._online is None else self._online.names
+
     async def predict(self, body: bytes) -> Any:
         """The answers to a body of rows, each in the ledger before this returns."""
         live, now = self.live, datetime.now(UTC)
+        if self._online is not None:
+            body = await self._online.fill(body, live.champion.release.contract)
         if self._writer is None or self._writer.waiting >= self.options.waiting:
             raise ProblemError(503, "too many requests wait for the ledger: ask again", headers={"retry-after": "1"})
         rows = self._read(live.champion, body, now)
@@ -141,6 +153,7 @@ class Service:
             raise ProblemError(500, f"the model gave no finite number for {len(bad)} of {len(rows)} rows")
         origin = (release.id, release.manifest["run"], self.options.outlet, arm.name, arm.share)
         after, kept = contract.label_after // _MICRO, self._kept(rows)
+        unsure = self._abstain.of(contract, rows, scores)
         answers, replies = [], []
         for place, (raw, id) in enumerate(self._ids.take(len(rows))):
             score, text, at = scores[place], texts[place], rows.times[place]
@@ -155,7 +168,7 @@ class Service:
                     score,
                     text,
                     rows.units[place],
-                    None,
+                    unsure[place],
                     kept[place],
                 )
             )
@@ -170,6 +183,8 @@ class Service:
                 reply["answer"] = text
             if chances is not None:
                 reply["probabilities"] = dict(zip(release.manifest["classes"], chances[place], strict=True))
+            if unsure[place]:
+                reply |= {"abstained": True, "decision": f"/decisions/{id}"}
             replies.append(reply)
         return answers, replies
 
@@ -205,7 +220,33 @@ class Service:
         if not done.cancelled() and done.exception() is not None:
             self.metrics.shadow_lost()
 
-    # what comes back
+    # what waits for a person, and what comes back
+
+    async def queue(self) -> list[dict[str, Any]]:
+        """The answers that wait for a person, oldest first."""
+        most = self.options.rows
+        found: list[dict[str, Any]] = await self._looked(
+            lambda: list(map(_told, self._beside.queue(limit=most).to_dicts()))
+        )
+        return found
+
+    async def decision(self, id: str) -> dict[str, Any]:
+        """What became of an answer: waiting, or decided, by whom and when. Raises ProblemError."""
+        found = await self._looked(
+            lambda: [row for row in self._beside.find(id).to_dicts() if row["prediction_id"] == id]
+        )
+        if not found:
+            raise ProblemError(404, f"there is no prediction '{id[:80]}'")
+        row = found[0]
+        if row["label"] is None:
+            return {**_told(row), "status": "waiting"}
+        return {**_told(row), "status": "decided", "value": row["label"], "by": row["source"], "at": row["label_at"]}
+
+    async def _looked(self, look: Callable[[], Any]) -> Any:
+        try:
+            return await asyncio.to_thread(look)
+        except LedgerError as error:
+            raise ProblemError(503, error.what, headers={"retry-after": "1"}) from error
 
     async def labels(self, body: bytes, *, by: str) -> dict[str, int]:
         """Write labels that someone brings (one object or an array); all or none. Raises ProblemError."""
@@ -287,6 +328,12 @@ class Service:
             return {"new": await asyncio.to_thread(self._beside.write_events, events)}
         except LedgerError as error:
             raise ProblemError(503, error.what, headers={"retry-after": "1"}) from error
+
+
+def _told(row: Mapping[str, Any]) -> dict[str, Any]:
+    features = row["features"]
+    names = ("prediction_id", "key", "unit", "release", "score", "answer", "made_at", "due")
+    return {name: row[name] for name in names} | {"features": None if features is None else json.loads(features)}
 
 
 _MICRO = (moment("1970-01-01T00:00:00.000001Z")) - moment("1970-01-01")
