@@ -82,6 +82,11 @@ def test_a_row_that_breaks_the_contract_is_told_by_its_field(served: Served) -> 
         ("POST", "/labels", b'{"key": "k", "value": "perhaps"}', 422),
         ("POST", "/labels", b'{"key": "k", "value": 1, "known_at": "soon"}', 422),
         ("POST", "/labels", b"[3]", 422),
+        ("POST", "/labels", b'{"key": "\\ud800", "value": 1}', 400),
+        ("POST", "/labels", b'{"key": "k", "value": ' + b"9" * 400 + b"}", 422),
+        ("POST", "/labels", b'{"key": "k", "value": {}}', 422),
+        ("POST", "/labels", b'{"key": "k", "value": [1]}', 422),
+        ("POST", "/labels", b'[{"key": "k", "value": 1}, {"value": 1}]', 422),
         ("POST", "/events", b'{"unit": "u", "kind": "buy"}', 422),
         ("POST", "/events", b'{"id": "e", "unit": "u", "kind": "buy", "value": "much"}', 422),
         ("POST", "/events", b'{"id": "e", "unit": "u", "kind": "buy", "value": 1e999}', 422),
@@ -116,6 +121,8 @@ def test_labels_come_back_and_count_once(served: Served) -> None:
         200,
         {"new": 0, "same": 1, "corrected": 0, "unmatched": 1},
     )
+    both = {**label, "key": "labelled"}  # the id says which one is meant
+    assert served.ask("POST", "/labels", both)[1]["same"] == 1
     (kept,) = served.ledger.find("labelled").iter_rows(named=True)
     assert (kept["label"], kept["source"]) == (1.0, "first")  # the token's name
 

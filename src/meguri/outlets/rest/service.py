@@ -17,14 +17,15 @@ from typing import Any
 from meguri.base.clock import micros, moment
 from meguri.base.errors import LedgerError, MeguriError
 from meguri.base.ids import Ids
+from meguri.outlets.rest import returns
 from meguri.outlets.rest.abstain import Abstain
 from meguri.outlets.rest.fill import Filler
 from meguri.outlets.rest.live import Arm, Follower, Live
 from meguri.outlets.rest.metrics import Metrics
 from meguri.outlets.rest.problems import ProblemError
-from meguri.outlets.rest.rows import BadRowsError, Fault, Rows
+from meguri.outlets.rest.rows import BadRowsError, Rows
 from meguri.outlets.rest.writer import Writer
-from meguri.record.ledger import Answer, Event, open_ledger
+from meguri.record.ledger import Answer, open_ledger
 
 log = logging.getLogger("meguri.rest")
 
@@ -249,85 +250,16 @@ class Service:
             raise ProblemError(503, error.what, headers={"retry-after": "1"}) from error
 
     async def labels(self, body: bytes, *, by: str) -> dict[str, int]:
-        """Write labels that someone brings (one object or an array); all or none. Raises ProblemError."""
-        given = _objects(body, most=self.options.rows)
-        return await asyncio.to_thread(self._labels, given, by)
-
-    def _labels(self, given: Sequence[Mapping[str, Any]], by: str) -> dict[str, int]:
-        import polars as pl
-
-        from meguri.data import doors
-
-        contract, now = self.live.champion.release.contract, datetime.now(UTC)
-        counts = {"new": 0, "same": 0, "corrected": 0, "unmatched": 0}
-        for name in ("prediction_id", "key"):
-            some = [(place, one) for place, one in enumerate(given) if name in one]
-            if not some:
-                continue
-            faults = [
-                Fault(f"'{name}' is no text", f"/{place}/{name}")
-                for place, one in some
-                if not isinstance(one[name], str)
-            ]
-            faults += [
-                Fault("'value' is missing", f"/{place}/value") for place, one in some if one.get("value") is None
-            ]
-            if faults:
-                raise ProblemError(422, "these are no labels", faults)
-            try:
-                table = pl.DataFrame(
-                    {
-                        name: [one[name] for _, one in some],
-                        "value": pl.Series([one["value"] for _, one in some], strict=False),
-                        "known_at": pl.Series(
-                            [moment(str(one.get("known_at", now.isoformat()))) for _, one in some],
-                            dtype=pl.Datetime("us", "UTC"),
-                        ),
-                        "source": [str(one.get("source", by)) for _, one in some],
-                    }
-                )
-                checked = doors.labels(table, contract)
-                if checked.quarantined.height:
-                    raise ProblemError(
-                        422, "the labels break the contract", [Fault(why) for why in checked.quarantined["reason"]]
-                    )
-                found = self._beside.write_labels(checked.rows)
-            except LedgerError as error:
-                status = 422 if "no prediction id" in error.what else 503
-                headers = {"retry-after": "1"} if status == 503 else {}
-                raise ProblemError(status, error.what, headers=headers) from error
-            except MeguriError as error:
-                raise ProblemError(422, error.what) from error
-            for what in counts:
-                counts[what] += getattr(found, what)
-        if not any("prediction_id" in one or "key" in one for one in given):
-            raise ProblemError(422, "a label names its prediction_id or key")
-        return counts
+        """Write labels that someone brings (one object or an array). Raises ProblemError."""
+        given, contract = returns.objects(body, most=self.options.rows), self.live.champion.release.contract
+        return await asyncio.to_thread(
+            returns.write_labels, self._beside, contract, given, by=by, now=datetime.now(UTC)
+        )
 
     async def events(self, body: bytes) -> dict[str, int]:
         """Write what units did (one object or an array). Raises ProblemError."""
-        given, now = _objects(body, most=self.options.rows), datetime.now(UTC)
-        try:
-            events = [
-                Event(
-                    str(one["id"]),
-                    str(one["unit"]),
-                    moment(str(one.get("at", now.isoformat()))),
-                    str(one["kind"]),
-                    float(one.get("value", 1.0)),
-                )
-                for one in given
-            ]
-        except KeyError as error:
-            raise ProblemError(422, f"an event has an id, a unit and a kind: {error} is missing") from error
-        except (TypeError, ValueError) as error:
-            raise ProblemError(422, f"this is no event: {error}") from error
-        if not all(math.isfinite(event.value) for event in events):
-            raise ProblemError(422, "an event's value is a finite number")
-        try:
-            return {"new": await asyncio.to_thread(self._beside.write_events, events)}
-        except LedgerError as error:
-            raise ProblemError(503, error.what, headers={"retry-after": "1"}) from error
+        given = returns.objects(body, most=self.options.rows)
+        return await asyncio.to_thread(returns.write_events, self._beside, given, now=datetime.now(UTC))
 
 
 def _told(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -337,16 +269,3 @@ def _told(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 _MICRO = (moment("1970-01-01T00:00:00.000001Z")) - moment("1970-01-01")
-
-
-def _objects(body: bytes, *, most: int) -> list[dict[str, Any]]:
-    try:
-        given = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise ProblemError(400, f"the body is no JSON: {error}") from error
-    found = given if isinstance(given, list) else [given]
-    if not found or not all(isinstance(one, dict) for one in found):
-        raise ProblemError(422, "the body is a JSON object, or an array of some")
-    if len(found) > most:
-        raise ProblemError(413, f"{len(found)} in one request, and {most} are allowed: send fewer")
-    return found
