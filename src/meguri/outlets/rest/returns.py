@@ -67,6 +67,8 @@ def write_labels(
     for labels in found.values():
         if labels:
             value = pl.Series([one.pop("value") for one in labels], strict=False)
+            if value.null_count():
+                raise ProblemError(422, "a label's value is larger than a number can be")
             table = pl.DataFrame(labels, schema_overrides={"known_at": pl.Datetime("us", "UTC")}).with_columns(
                 value=value
             )
