@@ -117,6 +117,12 @@ class Follower:
         while not self._stop.wait(EVERY):
             self.look()
 
+    def _reader(self, release: Release) -> Reader:
+        """One for all releases of a contract: then what is read for one is read for all."""
+        spec = release.contract.to_spec()
+        same = (reader for other, reader in self._loaded.values() if other.contract.to_spec() == spec)
+        return next(same, None) or Reader(release.contract, unit=self._unit)
+
     def _load(self, rollout: Rollout) -> Live:
         names = [rollout.champion, *rollout.challengers, *rollout.shadow]
         for name in names:
@@ -127,7 +133,7 @@ class Follower:
                     raise ReleaseError(f"there is no release '{name}'", where=folder, fix=fix)
                 release = Release.load(folder)
                 self._prove(release.contract)
-                self._loaded[name] = release, Reader(release.contract, unit=self._unit)
+                self._loaded[name] = release, self._reader(release)
         rest = 1.0 - sum(rollout.challengers.values())
         arms = [Arm("champion", *self._loaded[rollout.champion], rest)]
         arms += [Arm("challenger", *self._loaded[name], share) for name, share in rollout.challengers.items()]

@@ -27,7 +27,7 @@ LATER = {"retry-after": "1"}
 def objects(body: bytes, *, most: int) -> list[dict[str, Any]]:
     """The JSON objects of a body, one or an array of at most ``most``. Raises ProblemError."""
     try:
-        given = json.loads(body)
+        given = json.loads(body, parse_constant=_refuse)
         json.dumps(given, ensure_ascii=False).encode()  # JSON can spell a lone surrogate, and no text has one
     except (ValueError, RecursionError) as error:  # a UnicodeEncodeError is a ValueError
         raise ProblemError(400, f"the body is no JSON: {error}") from error
@@ -37,6 +37,10 @@ def objects(body: bytes, *, most: int) -> list[dict[str, Any]]:
     if len(found) > most:
         raise ProblemError(413, f"{len(found)} in one request, and {most} are allowed: send fewer")
     return found
+
+
+def _refuse(name: str) -> Any:
+    raise ValueError(f"{name} is none: write null, or leave it out")
 
 
 def write_labels(

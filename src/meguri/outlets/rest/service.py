@@ -136,8 +136,7 @@ class Service:
         found = []
         for number, places in by.items():
             arm = live.arms[number]
-            same = arm.reader.contract.to_spec() == live.champion.reader.contract.to_spec()
-            whole = rows if same else self._read(arm, body, now)
+            whole = rows if arm.reader is live.champion.reader else self._read(arm, body, now)
             found.append((arm, places, whole if len(places) == len(rows) else whole.take(places)))
         return found
 
