@@ -131,7 +131,7 @@ def spend(rng: np.random.Generator, units: int) -> np.ndarray:
     return np.where(rng.random(units) < 0.1, np.exp(1.5 * rng.standard_normal(units)), 0.0)
 
 
-def false_claims_by_rows(name: str, repeats: int, share: float) -> bool:
+def false_claims_by_rows(name: str, repeats: int, share: float, looks: int = 20) -> bool:
     """Skewed values in unequal arms, read by ``read_metric`` on the rows at each look until it decides."""
     begun, rng, claimed, ever = time.process_time(), np.random.default_rng(6), 0, 0
     plan = Plan(share=share)
@@ -139,8 +139,8 @@ def false_claims_by_rows(name: str, repeats: int, share: float) -> bool:
     for _ in range(repeats):
         values, in_b = spend(rng, 2 * UNITS), rng.random(2 * UNITS) < share
         enough = False
-        for look in range(1, LOOKS + 1):
-            seen = slice(0, 2 * UNITS * look // LOOKS)
+        for look in range(1, looks + 1):
+            seen = slice(0, 2 * UNITS * look // looks)
             reading = read_metric(metric, Arm(values[seen][~in_b[seen]]), Arm(values[seen][in_b[seen]]), plan)
             enough |= reading.enough
             if reading.safe_to_stop:
@@ -149,7 +149,7 @@ def false_claims_by_rows(name: str, repeats: int, share: float) -> bool:
         ever += enough
     rate, error = claimed / repeats, math.sqrt(PLAN.alpha * (1 - PLAN.alpha) / repeats)
     return line(
-        case=f"false claims: {name}", rate=rate, bar=PLAN.alpha, monte_carlo_error=round(error, 4), looks=LOOKS,
+        case=f"false claims: {name}", rate=rate, bar=PLAN.alpha, monte_carlo_error=round(error, 4), looks=looks,
         repeats=repeats, reached_the_minimum=ever, ok=rate <= PLAN.alpha, cpu_s=round(time.process_time() - begun, 1),
     )  # fmt: skip
 
@@ -209,6 +209,7 @@ def main(repeats: int) -> int:
     good &= false_claims("rates of 10 %", repeats, events(0.1), kind="rate", seed=2)
     good &= false_claims("rates of 0.2 %", repeats, events(0.002), kind="rate", seed=5)
     good &= false_claims("means with a covariate", repeats, with_covariate(0.0, 0.7), seed=9)
+    good &= false_claims_by_rows("skewed money", max(repeats // 10, 50), 0.5)
     good &= false_claims_by_rows("skewed money, arms 80:20", max(repeats // 10, 50), 0.2)
     good &= power(repeats)
     good &= mismatches(repeats)
