@@ -162,18 +162,44 @@ def doubly_robust(
 
 
 def _normal(name: Estimator, value: float, influence: Floats, weights: Floats, alpha: float) -> PolicyValue:
-    """The normal interval of a mean from each row's influence on it, (n,), with mean 0."""
+    """The interval of a mean from each row's influence on it, (n,), with mean 0.
+
+    z error to each side, and on the side to which the influences lean |m3| / m2 (1 + 2 z^2) / (6 n) more (Johnson,
+    JASA 1978; m2, m3 their second and third moments): few and heavily weighted rewards leave rarer ones unseen. The
+    other side, which he would shorten by as much, is left as it is.
+    """
     if not 0 < alpha < 1:
         raise GateError(f"alpha is {alpha}, not between 0 and 1", fix="give a share such as 0.05")
     n = len(weights)
-    error = math.sqrt(float(influence @ influence) / (n - 1) / n) if n > 1 else math.inf
     effective = effective_samples(weights)
     enough = effective >= MIN_EFFECTIVE
-    reach = normal_quantile(1 - alpha / 2) * error if enough else math.inf
+    error = lean = 0.0
+    top = float(np.abs(influence).max())
+    if n < 2:
+        error = math.inf
+    elif top > 0:
+        x = influence / top
+        error = top * math.sqrt(float(x @ x) / (n - 1) / n)
+        lean = top * float((x * x * x).sum()) / float(x @ x) / n
+    z = normal_quantile(1 - alpha / 2)
+    low, high = -math.inf, math.inf
+    if enough:
+        more = lean * (1 + 2 * z * z) / 6
+        low, high = value - z * error + min(more, 0.0), value + z * error + max(more, 0.0)
     return PolicyValue(
-        name, "normal", value, value - reach, value + reach, error, alpha, n, effective, float(weights.max()),
-        float(weights.mean()), enough,
-    )  # fmt: skip
+        name,
+        "normal",
+        value,
+        low,
+        high,
+        error,
+        alpha,
+        n,
+        effective,
+        float(weights.max()),
+        float(weights.mean()),
+        enough,
+    )
 
 
 def _column(name: str, values: ArrayLike) -> Floats:
