@@ -101,7 +101,8 @@ class Reading:
 
     ``value_a`` and ``value_b`` are the arms' plain values, ``error`` the standard error of the estimate, ``kept`` the
     part of the variance that covariates left. ``enough``: the minimum was reached; before, the interval is infinite.
-    ``more_units``: about how many more units per arm settle it if estimate and variance stay; None: it cannot be said.
+    ``more_units``: about how many more units per arm settle it if estimate and variance stay, or, before the minimum,
+    how many that needs; None: it cannot be said.
     """
 
     metric: Metric
@@ -260,16 +261,16 @@ def _harmonic(units: tuple[int, int]) -> float:
 def _more_units(
     metric: Metric, estimate: float, error: float, units: tuple[int, int], short: float, plan: Plan
 ) -> int | None:
-    """Units missing per arm (their mean, the split kept) until the interval leaves 0 or lies within the minimum."""
-    if not math.isfinite(short) or not math.isfinite(error) or not math.isfinite(estimate):
-        return max(plan.minimum - min(units), 1) if min(units) < plan.minimum else None
-    now = _harmonic(units)
-    target = max(abs(estimate), metric.minimum_effect - abs(estimate))
-    then = units_to_reach(target, error, now, alpha=plan.alpha, expected=plan.expected)
-    if then is None:
-        return None
-    grown = max(then / now, short, 1.0)
-    return max(math.ceil((grown - 1) * sum(units) / 2), 1)
+    """Units missing per arm (their mean, the split kept): to the minimum, or from there until the interval decides."""
+    grown: float | None = short
+    if short <= 1:
+        now = _harmonic(units)
+        target = max(abs(estimate), metric.minimum_effect - abs(estimate))
+        then = units_to_reach(target, error, now, alpha=plan.alpha, expected=plan.expected)
+        grown = None if then is None else then / now
+    elif not math.isfinite(short):  # of a metric that has not varied only the minimum is known
+        return plan.minimum - min(units) if min(units) < plan.minimum else None
+    return None if grown is None else max(math.ceil((grown - 1) * sum(units) / 2), 1)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ def experiment_sentence(report: Report, language: Language = "en") -> str:
     english = language == "en"
     if report.srm.found:
         return _split(report, english)
-    text = (_english if english else _japanese)(report.primary, report.plan.minimum)
+    text = (_english if english else _japanese)(report.primary)
     broken = [guard for guard in report.guards if guard.state == "worse"]
     if broken:
         return _broken(broken, english)
@@ -60,10 +60,10 @@ def _broken(guards: list[Guard], english: bool) -> str:
     )
 
 
-def _english(reading: Reading, minimum: int) -> str:
+def _english(reading: Reading) -> str:
     metric = reading.metric
     if not reading.enough:
-        return f"Too early to say{_more(reading, minimum, english=True)}"
+        return f"Too early to say{_more(reading, english=True)}"
     digits = _digits(metric, reading.high - reading.low)
     value, low, high = reading.gain
     if reading.decision in ("better", "worse"):
@@ -79,13 +79,13 @@ def _english(reading: Reading, minimum: int) -> str:
     if reading.decision == "equal enough":
         limit = _amount(metric, metric.minimum_effect, digits, True)
         return f"B and A are equal enough: the difference is {by}, {span}, within {limit}: safe to stop"
-    return f"Not sure yet: B - A is {by}, {span}{_more(reading, minimum, english=True)}"
+    return f"Not sure yet: B - A is {by}, {span}{_more(reading, english=True)}"
 
 
-def _japanese(reading: Reading, minimum: int) -> str:
+def _japanese(reading: Reading) -> str:
     metric = reading.metric
     if not reading.enough:
-        return f"まだ判断できません{_more(reading, minimum, english=False)}"
+        return f"まだ判断できません{_more(reading, english=False)}"
     digits = _digits(metric, reading.high - reading.low)
     value, low, high = reading.gain
     if reading.decision in ("better", "worse"):
@@ -102,16 +102,16 @@ def _japanese(reading: Reading, minimum: int) -> str:
     if reading.decision == "equal enough":
         limit = _amount(metric, metric.minimum_effect, digits, False)
         return f"BとAは同等とみなせます(差は{by}、{span}、許容は{limit})。止めても安全です"
-    return f"まだ分かりません(BとAの差は{by}、{span}){_more(reading, minimum, english=False)}"
+    return f"まだ分かりません(BとAの差は{by}、{span}){_more(reading, english=False)}"
 
 
-def _more(reading: Reading, minimum: int, *, english: bool) -> str:
+def _more(reading: Reading, *, english: bool) -> str:
     """How many more units per arm, to two digits."""
     if reading.more_units is None:
         return ""
     size = 10 ** max(len(str(reading.more_units)) - 2, 0)
     count = math.ceil(reading.more_units / size) * size
-    least = min(reading.units_a, reading.units_b) < minimum
+    least = not reading.enough
     if english:
         return (
             f"; at least {count:,} more units per arm are needed"
