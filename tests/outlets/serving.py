@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from conftest import write_project
-from lightgbm import LGBMClassifier
+from lightgbm import LGBMClassifier, LGBMRegressor
 from record.releases import build, fit, prepared, rows
 from sklearn.pipeline import make_pipeline
 
@@ -30,15 +30,16 @@ ROW = json.loads(rows("binary").drop("delay").head(1).write_json())[0]
 class Served:
     """A project with two releases, of which the first is live in the outlet rest, and the service that `meguri serve` starts."""
 
-    def __init__(self, root: Path, outlets: str = "outlets: {rest: {}}") -> None:
+    def __init__(self, root: Path, outlets: str = "outlets: {rest: {}}", task: str = "binary") -> None:
         self.root = root
         write_project(root)
         settings = root / "hydra" / "default.yaml"
         settings.write_text(settings.read_text().replace("outlets: {table: {}}", outlets))
         self.outputs = root / "outputs"
+        kind = LGBMRegressor if task == "regression" else LGBMClassifier
         for name, trees in (("r-1", 20), ("r-2", 5)):
-            model = make_pipeline(prepared(scale=False), LGBMClassifier(n_estimators=trees, verbose=-1, n_jobs=1))
-            build(fit(model), self.outputs / "releases" / name)
+            model = make_pipeline(prepared(scale=False), kind(n_estimators=trees, verbose=-1, n_jobs=1))
+            build(fit(model, task), self.outputs / "releases" / name, task)
         self.url = f"sqlite:///{self.outputs / 'ledger.db'}"
         self.ledger: Ledger = open_ledger(self.url)
         self.roll("r-1")

@@ -341,6 +341,27 @@ def test_what_cannot_be_served(tmp_path: Path) -> None:
     served.close()
 
 
+@pytest.mark.parametrize("task", ["multiclass", "regression"])
+def test_other_tasks(task: str, tmp_path: Path) -> None:
+    served = Served(tmp_path / "alarm", task=task)
+    try:
+        served.start()
+        table = rows(task, 20).drop("delay")
+        expected = Release.load(served.outputs / "releases" / "r-1").predict(table, ids=False).table
+        for asked in (json.loads(table.write_json()), json.loads(table.head(1).write_json())):
+            status, answers = served.ask("POST", "/predict", asked)
+            assert status == 200
+            assert [answer["score"] for answer in answers] == expected["score"].head(len(asked)).to_list()
+            if task == "multiclass":
+                assert [answer["answer"] for answer in answers] == expected["answer"].head(len(asked)).to_list()
+                told = [json.loads(text) for text in expected["probabilities"].head(len(asked))]
+                assert [answer["probabilities"] for answer in answers] == told
+            else:
+                assert "answer" not in answers[0]
+    finally:
+        served.close()
+
+
 # answers that are left to a person, and features that a row leaves out
 
 

@@ -12,11 +12,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
 
 from meguri.base.clock import micros, moment
 from meguri.base.errors import LedgerError, MeguriError
 from meguri.base.ids import Ids
+from meguri.data import doors
 from meguri.outlets.rest import returns
 from meguri.outlets.rest.abstain import Abstain
 from meguri.outlets.rest.fill import Filler
@@ -26,6 +29,9 @@ from meguri.outlets.rest.problems import ProblemError
 from meguri.outlets.rest.rows import BadRowsError, Rows
 from meguri.outlets.rest.writer import Writer
 from meguri.record.ledger import Answer, open_ledger
+
+if TYPE_CHECKING:
+    from meguri.data.contract import Contract
 
 log = logging.getLogger("meguri.rest")
 
@@ -148,9 +154,10 @@ class Service:
         self.metrics.answered(arm.name, release.id, len(rows), time.perf_counter() - began)
         scores, chances = found.score, found.chances
         texts: Sequence[str | None] = found.answer or [None] * len(rows)
-        bad = [place for place, score in enumerate(scores) if not math.isfinite(score)]
-        if bad:
-            raise ProblemError(500, f"the model gave no finite number for {len(bad)} of {len(rows)} rows")
+        if not all(map(math.isfinite, scores)):
+            raise ProblemError(500, "the model gave no finite number for one of the rows")
+        if contract.task == "regression":
+            _within(contract, scores)
         origin = (release.id, release.manifest["run"], self.options.outlet, arm.name, arm.share)
         after, kept = contract.label_after // _MICRO, self._kept(rows)
         unsure = self._abstain.of(contract, rows, scores)
@@ -259,6 +266,15 @@ class Service:
         """Write what units did (one object or an array). Raises ProblemError."""
         given = returns.objects(body, most=self.options.rows)
         return await asyncio.to_thread(returns.write_events, self._beside, given, now=datetime.now(UTC))
+
+
+def _within(contract: Contract, scores: Sequence[float]) -> None:
+    """Raise ProblemError for an estimate beyond the bounds of the label's column."""
+    import polars as pl
+
+    bad = doors.answers(pl.DataFrame({"score": scores}, schema={"score": pl.Float64}), contract).quarantined
+    if bad.height:
+        raise ProblemError(500, f"the model's estimate breaks the contract: {bad['reason'][0]}")
 
 
 def _told(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -30,12 +30,12 @@ class Writer:
     def put(self, answers: Sequence[Answer]) -> asyncio.Future[None]:
         """A future that is done once the answers are durable; it fails with LedgerError when they are not."""
         future: asyncio.Future[None] = self._loop.create_future()
-        self.waiting += 1
         with self._some:
             if self._closed:
                 raise LedgerError("the service is stopping", fix="ask again, elsewhere")
             self._gathered.append((answers, future))
             self._some.notify()
+        self.waiting += 1
         return future
 
     def close(self) -> None:
