@@ -270,8 +270,6 @@ class Service:
 
 def _within(contract: Contract, scores: Sequence[float]) -> None:
     """Raise ProblemError for an estimate beyond the bounds of the label's column."""
-    import polars as pl
-
     bad = doors.answers(pl.DataFrame({"score": scores}, schema={"score": pl.Float64}), contract).quarantined
     if bad.height:
         raise ProblemError(500, f"the model's estimate breaks the contract: {bad['reason'][0]}")
