@@ -95,6 +95,8 @@ def test_each_fault_is_named() -> None:
     status, faults = told([GOOD, {**GOOD, "id": "o2", "a/b ~c": 1.0, "code": "XX"}])
     assert status == 422
     assert {pointer for pointer, _ in faults} == {"/1/a~1b ~0c", "/1/code"}
+    for time in ("0001-01-01T00:00:00+03:00", "9999-12-31T23:59:59-03:00", "soon", "2024-02-30"):
+        assert told({**GOOD, "at": time})[1][0][0] == "/at"
     assert told({**GOOD, "code": None})[1][0][0] == "/code"
     short = {name: value for name, value in GOOD.items() if name != "code"}
     assert told(short) == (422, [("/code", "'code' is missing")])

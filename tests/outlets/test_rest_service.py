@@ -83,6 +83,7 @@ def test_a_row_that_breaks_the_contract_is_told_by_its_field(served: Served) -> 
         ("POST", "/labels", b'{"key": "k", "value": 1, "known_at": "soon"}', 422),
         ("POST", "/labels", b"[3]", 422),
         ("POST", "/labels", b'{"key": "k", "value": NaN}', 400),
+        ("POST", "/labels", b'{"key": "k", "value": 1, "known_at": "0001-01-01T00:00:00+03:00"}', 422),
         ("POST", "/labels", b'{"key": "\\ud800", "value": 1}', 400),
         ("POST", "/labels", b'{"key": "k", "value": ' + b"9" * 400 + b"}", 422),
         ("POST", "/labels", b'{"key": "k", "value": {}}', 422),

@@ -23,7 +23,10 @@ def moment(value: str | datetime) -> datetime:
             value = datetime.fromisoformat(value)
         except ValueError as error:
             raise SettingsError(f"'{value}' is no date or time", fix="write 2013-04-01 or 2013-04-01T06:00Z") from error
-    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    try:
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    except OverflowError as error:  # the first and the last day there are, elsewhere
+        raise SettingsError(f"'{value}' is beyond what a moment can be in UTC", fix="write a nearer one") from error
 
 
 def duration(value: str | timedelta) -> timedelta:
