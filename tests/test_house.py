@@ -37,7 +37,7 @@ DOORS = {
     "optuna": ["loop/search.py"],
     "pandas": ["data/table.py"],
     "pandera": ["data/schema.py"],
-    "psycopg": ["data/engines/postgres.py", "data/online_sql.py"],
+    "psycopg": ["data/engines/postgres.py", "data/online_sql.py", "record/ledger_postgres.py"],
     "pyarrow": [
         "data/table.py",
         "data/engines/spark.py",
