@@ -72,9 +72,12 @@ class PostgresLedger(SqlLedger):
 
     def write_predictions(self, table: pl.DataFrame) -> int:
         """Write predictions; what thousands of them share is written once."""
+        import polars as pl
+
         from meguri.record import ledger_columns
 
-        given = ledger_columns.predictions(table)
+        plain = pl.col("id").bin.encode("hex"), pl.col("score").fill_nan(None)
+        given = ledger_columns.predictions(table).with_columns(plain)
 
         def write(db: Any) -> int:
             table = ledger_columns.numbered(given, lambda shared: self._origin(db, shared))
@@ -87,21 +90,20 @@ class PostgresLedger(SqlLedger):
 
         def write(db: Any) -> int:
             number = {origin: self._origin(db, origin) for origin in {answer.origin for answer in answers}}
-            return self._insert(db, [(*a[:5], number[a.origin], *a[6:]) for a in answers])
+            return self._insert(db, [(a[0].hex(), *a[1:5], number[a[5]], _number(a[6]), *a[7:]) for a in answers])
 
         return self._do(write)
 
     def _insert(self, db: Any, rows: Sequence[tuple[Any, ...]]) -> int:
         """Add those of the predictions that are not there yet; as a rule all are new, and one COPY will do."""
-        lines = [(row[0].hex(), *row[1:6], _number(row[6]), *row[7:]) for row in rows]
         try:
-            _copy(db, f"predictions ({_COLUMNS})", lines)
+            _copy(db, f"predictions ({_COLUMNS})", rows)
             return len(rows)
         except need("psycopg.errors").UniqueViolation:
             pass  # some ids were there already: fine, when they say the same
         with db.transaction():
             db.execute(schemas.GIVEN_PREDICTIONS)
-            _copy(db, f"given_predictions ({_COLUMNS})", lines)
+            _copy(db, f"given_predictions ({_COLUMNS})", rows)
             add = f"INSERT INTO predictions ({_COLUMNS}) SELECT {_COLUMNS} FROM given_predictions ORDER BY row"
             count = db.execute(f"{add} ON CONFLICT (id) DO NOTHING").rowcount
             same = " AND ".join(f"p.{name} IS NOT DISTINCT FROM g.{name}" for name in _PREDICTION[1:])
