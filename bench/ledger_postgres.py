@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import polars as pl
@@ -60,7 +61,7 @@ def tell(bench: str, contender: str, **figures: float) -> None:
     print(json.dumps({"bench": bench, "contender": contender} | rounded), flush=True)
 
 
-def write(db: Any, ledger: PostgresLedger) -> None:
+def write(db: Any, ledger: PostgresLedger, _: int = 0) -> None:
     db.execute("CREATE TABLE alike (LIKE predictions INCLUDING ALL)")
     db.execute("CREATE TABLE heap (LIKE predictions INCLUDING IDENTITY)")
     contenders: dict[str, Callable[[list[Answer]], Any]] = {
@@ -72,12 +73,15 @@ def write(db: Any, ledger: PostgresLedger) -> None:
     start = 0
     for batch, count in BATCHES.items():
         spent: dict[str, list[float]] = {name: [] for name in contenders}
-        for _ in range(count):
-            rows, start = answers(batch, start), start + batch
-            for name, work in contenders.items():
-                begun = time.perf_counter()
-                work(rows)
-                spent[name].append(time.perf_counter() - begun)
+        rows = answers(batch, start)
+        ledger.write_answers(rows)
+        for turn in range(count):
+            start += batch
+            known, rows = rows, answers(batch, start)
+            order = list(contenders)
+            for name in order[turn % len(order) :] + order[: turn % len(order)]:  # the disk favours who comes first
+                spent[name].append(timed(partial(contenders[name], known if "known" in name else rows)))
+        start += batch
         first = statistics.median(next(iter(spent.values())))
         for name, seconds in spent.items():
             middle = statistics.median(seconds)
@@ -100,8 +104,8 @@ def size(db: Any, ledger: PostgresLedger, count: int) -> None:
     """Fill it, and see what each index weighs and each question takes."""
     written = labelled = 0.0
     for table in tables(count):
-        written += timed(lambda table=table: ledger.write_predictions(table))  # type: ignore[misc]
-        labelled += timed(lambda table=table: ledger.write_labels(labels(table)))  # type: ignore[misc]
+        written += timed(partial(ledger.write_predictions, table))
+        labelled += timed(partial(ledger.write_labels, labels(table)))
     tell("fill", "meguri, write_predictions", rows=count, rows_per_second=count / written)
     tell("fill", "meguri, write_labels", rows=count, rows_per_second=count / labelled)
     db.execute("VACUUM ANALYZE")
@@ -121,24 +125,70 @@ def size(db: Any, ledger: PostgresLedger, count: int) -> None:
         "count_labels, the last day": lambda: ledger.count_labels(since=day["since"], as_of=last),
     }.items():
         tell("read", what, rows=count, seconds=statistics.median([timed(work) for _ in range(3)]))
-    old = f"time < {micros(BEGIN + timedelta(seconds=count // 3))}"
-    db.execute("ALTER TABLE predictions DISABLE TRIGGER USER; ALTER TABLE labels DISABLE TRIGGER USER")
-    for what, sql in {
-        "delete, a third of the labels": f"DELETE FROM labels WHERE prediction IN (SELECT n FROM predictions WHERE {old})",
-        "delete, a third of the predictions": f"DELETE FROM predictions WHERE {old}",
-        "vacuum": "VACUUM predictions, labels",
-    }.items():
-        tell("drop", what, rows=count, seconds=timed(lambda sql=sql: db.execute(sql)))  # type: ignore[misc]
+
+
+PARTS = 5
+BTREE, HASH = "CREATE INDEX ON {t} (key)", "CREATE INDEX ON {t} USING hash (key)"
+BRIN = "CREATE INDEX ON {t} USING brin (time) WITH (autosummarize = on)"
+PLANS = {
+    "B-tree on key, B-tree on time": ("", [BTREE, "CREATE INDEX ON {t} (time)"]),
+    "B-tree on key, BRIN on time": ("", [BTREE, BRIN]),
+    "hash on key, BRIN on time": ("", [HASH, BRIN]),
+    "B-tree on key, BRIN on time, in parts by id": (" PARTITION BY RANGE (id)", [BTREE, BRIN]),
+}
+
+
+def identity(number: int) -> str:
+    """The least UUIDv7 of the moment so many seconds after the beginning."""
+    return f"{micros(BEGIN + timedelta(seconds=number)) // 1000:012x}" + "0" * 20
+
+
+def plans(db: Any, _: PostgresLedger, count: int) -> None:
+    """A table filled by the server in each plan, then batches of 1,000 copied to its end, then its oldest fifth removed."""
+    for number, (name, (parts, indexes)) in enumerate(PLANS.items()):
+        table, step = f"plan{number}", count // PARTS
+        db.execute(f"CREATE TABLE {table} (LIKE predictions INCLUDING IDENTITY){parts}")
+        for part in range(PARTS if parts else 0):
+            ends = [f"'{identity(step * end)}'" for end in (part, part + 1)]
+            ends = ["MINVALUE" if part == 0 else ends[0], "MAXVALUE" if part == PARTS - 1 else ends[1]]
+            db.execute(f"CREATE TABLE {table}_{part} PARTITION OF {table} FOR VALUES FROM ({ends[0]}) TO ({ends[1]})")
+        for index in ["CREATE UNIQUE INDEX ON {t} (id)", "CREATE INDEX ON {t} (n)", *indexes]:
+            db.execute(index.format(t=table))
+        filled = timed(partial(db.execute, FILL.format(t=table, ms=micros(BEGIN) // 1000, count=count)))
+        db.execute("VACUUM ANALYZE")
+        copy, seconds = copier(db, table), []
+        for batch in range(100):
+            rows = answers(1000, count + batch * 1000)
+            seconds.append(timed(lambda rows=rows, copy=copy: copy(rows)))  # type: ignore[misc]
+        rows_there = count + 100_000
+        weigh = """SELECT sum(pg_indexes_size(c.oid)), sum(pg_relation_size(c.oid)) FROM pg_class c
+                   WHERE relnamespace = current_schema()::regnamespace AND relkind = 'r' AND relname LIKE %s"""
+        index_size, table_size = db.execute(weigh, (f"{table}%",)).fetchone()
+        old = f"DELETE FROM {table} WHERE time < {micros(BEGIN + timedelta(seconds=step))}"
+        removed = timed(partial(db.execute, f"DROP TABLE {table}_0" if parts else old))
+        cleaned = timed(partial(db.execute, "VACUUM"))
+        tell(
+            "plan", name, rows=count, fill_rows_per_second=count / filled,
+            copy_rows_per_second=1000 / statistics.median(seconds),
+            table_bytes_per_row=float(table_size) / rows_there, index_bytes_per_row=float(index_size) / rows_there,
+            remove_a_fifth_seconds=removed, vacuum_seconds=cleaned,
+        )  # fmt: skip
+        db.execute(f"DROP TABLE {table}")
+
+
+FILL = f"""
+    INSERT INTO {{t}} ({_COLUMNS})
+    SELECT (lpad(to_hex({{ms}} + i * 1000), 12, '0') || '7000a' || substr(md5(i::text), 1, 15))::uuid,
+           'AA|' || (random() * 9000)::int || '|' || i, t, t + 10800000000, t - 3600000000, 1, random(), '1',
+           'u' || i % 1000, false, '{{{{"hour": 12, "wind": 3.25, "origin": "JFK"}}}}'
+    FROM generate_series(0, {{count}} - 1) AS i, LATERAL (SELECT ({{ms}} + i * 1000) * 1000 AS t) AS moment"""
 
 
 if __name__ == "__main__":
     address = sys.argv[1]
     with closing(psycopg.connect(address, autocommit=True, options="-c search_path=bench_ledger")) as admin:
-        for part in ("write", "size") if len(sys.argv) > 2 else ("write",):
-            admin.execute(f'DROP SCHEMA IF EXISTS "{SCHEMA}" CASCADE')
+        for part in (write, size, plans) if len(sys.argv) > 2 else (write,):
+            admin.execute(f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE")
             with closing(PostgresLedger(f"{address}?schema={SCHEMA}")) as opened:
-                if part == "write":
-                    write(admin, opened)
-                else:
-                    size(admin, opened, int(sys.argv[2]))
-            admin.execute(f'DROP SCHEMA "{SCHEMA}" CASCADE')
+                part(admin, opened, *map(int, sys.argv[2:]))
+            admin.execute(f"DROP SCHEMA {SCHEMA} CASCADE")

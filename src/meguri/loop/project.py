@@ -147,10 +147,11 @@ class Project:
 
     @cached_property
     def ledger(self) -> Ledger:
-        """The ledger that the settings name, opened."""
+        """The ledger that the settings name, opened; a replay has one of its own, for a server's is live."""
         from meguri.record.ledger import open_ledger
 
-        return open_ledger(self._url(self.plain_settings()["ledger"]))
+        url = self.plain_settings()["ledger"]
+        return open_ledger(self._url(url) if self.live else f"sqlite:///{self.outputs / 'ledger.db'}")
 
     @cached_property
     def tracking(self) -> Tracking:

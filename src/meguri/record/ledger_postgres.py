@@ -174,7 +174,7 @@ class PostgresLedger(SqlLedger):
         def chosen(origins: Sequence[Any]) -> list[int]:
             return [n for n, r, _, o, *_ in origins if outlet in (None, o) and release in (None, r)]
 
-        return self._joined(where, values, features=features, chosen=chosen if outlet or release else None)
+        return self._joined(where, values, features=features, chosen=chosen if (outlet, release) != (None, None) else None)
 
     def find(self, name: str) -> pl.DataFrame:
         """Look in the indexes of ids and keys."""
