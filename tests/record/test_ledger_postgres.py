@@ -290,6 +290,18 @@ def test_writers_of_the_same_at_once_write_it_once(url: str) -> None:
         assert ledger.events(since=hour(0), until=hour(999)).height == 200
 
 
+def test_what_was_acknowledged_first_comes_first(url: str) -> None:
+    """Whichever connection wrote it, and though another's open transaction has taken numbers meanwhile."""
+    with closing(open_ledger(url)) as one, closing(open_ledger(url)) as two, closing(psycopg.connect(url)) as late:
+        tables = [some_predictions(5, start * 5) for start in range(4)]
+        for number, table in enumerate(tables):
+            (one, two)[number % 2].write_predictions(table)
+            late.execute("SELECT nextval(pg_get_serial_sequence('meguri.predictions', 'n'))")
+        for ledger in (one, two):
+            found = ledger.joined(as_of=hour(100))
+            assert found["prediction_id"].equals(pl.concat(tables)["prediction_id"])
+
+
 def test_a_connection_that_was_cut_is_opened_again(url: str, admin: psycopg.Connection[Any]) -> None:
     cut = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'meguri'"
     table = some_predictions(3)

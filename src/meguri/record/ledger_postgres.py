@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 from uuid import UUID
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 SCHEMA = "meguri"
+_EVER = 2**63 - 1
+_TRIES = 9  # of writers that wait for each other one goes on each time
 _WAIT = 10  # seconds for a connection
 _PREDICTION = ("id", "key", "time", "due", "made_at", "origin", "score", "answer", "unit", "abstained", "features")
 _COLUMNS = ", ".join(_PREDICTION)
@@ -165,16 +168,16 @@ class PostgresLedger(SqlLedger):
         features: bool = False,
     ) -> pl.DataFrame:
         """Read predictions and labels by a cursor of the server's, in pieces."""
-        where, values = ["p.due <= %s", "p.made_at <= %s"], [micros(as_of)] * 3
-        for clause, bound in (("p.time >= %s", since), ("p.time < %s", until)):
-            if bound is not None:
-                values.append(micros(bound))
-                where.append(clause)
+        at = micros(as_of)
+        bounds = {"p.time >= %s": since, "p.time < %s": until}
+        window = {clause: micros(bound) for clause, bound in bounds.items() if bound is not None}
 
         def chosen(origins: Sequence[Any]) -> list[int]:
             return [n for n, r, _, o, *_ in origins if outlet in (None, o) and release in (None, r)]
 
-        return self._joined(where, values, features=features, chosen=chosen if (outlet, release) != (None, None) else None)
+        which = chosen if (outlet, release) != (None, None) else None
+        where = ["p.due <= %s", "p.made_at <= %s", *window]
+        return self._joined(where, [at, at, *window.values()], at, window=window, chosen=which, features=features)
 
     def find(self, name: str) -> pl.DataFrame:
         """Look in the indexes of ids and keys."""
@@ -182,15 +185,17 @@ class PostgresLedger(SqlLedger):
             id = UUID(name)
         except ValueError:
             id = None
-        return self._joined(["(p.id = %s OR p.key = %s)"], [2**63 - 1, id, name], features=True)
+        return self._joined(["(p.id = %s OR p.key = %s)"], [id, name], _EVER, features=True)
 
     def _joined(
         self,
         where: Sequence[str],
         values: Sequence[Any],
+        as_of: int,
         *,
-        features: bool,
+        window: Mapping[str, int] = MappingProxyType({}),
         chosen: Callable[[Sequence[Any]], list[int]] | None = None,
+        features: bool,
     ) -> pl.DataFrame:
         from meguri.record import ledger_columns
 
@@ -201,17 +206,25 @@ class PostgresLedger(SqlLedger):
                 db.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
                 db.execute("SET LOCAL cursor_tuple_fraction = 1")  # all rows are wanted, not the first ones soon
                 origins = db.execute(f"SELECT n, {_ORIGIN} FROM origins ORDER BY n").fetchall()
-                clauses, bound = list(where), list(values)
+                clauses, bound, ends = list(where), list(values), (1, _EVER)
+                if (
+                    window
+                ):  # what one window holds was written about together: then both tables are read from there to there
+                    # The sum keeps the planner from walking along the index of n until a row fits.
+                    span = f"SELECT min(n + 0), max(n + 0) FROM predictions p WHERE {' AND '.join(window)}"
+                    ends = db.execute(span, list(window.values())).fetchone()
                 if chosen:
                     clauses.append("p.origin = ANY(%s)")
                     bound.append(chosen(origins))
                 sql = f"""SELECT uuid_send(p.id), p.key, p.time, p.due, p.made_at, p.origin, {wanted},
                                  l.number, l.text, l.known_at, l.source
-                          FROM predictions p LEFT JOIN labels l ON l.prediction = p.n AND l.known_at <= %s
-                          WHERE {" AND ".join(clauses)} ORDER BY p.n, l.known_at, l.version"""
+                          FROM predictions p LEFT JOIN labels l
+                            ON l.prediction = p.n AND l.prediction BETWEEN %s AND %s AND l.known_at <= %s
+                          WHERE p.n BETWEEN %s AND %s AND {" AND ".join(clauses)}
+                          ORDER BY p.n, l.known_at, l.version"""
                 with db.cursor("joined", binary=True) as cursor:
                     cursor.itersize = ledger_columns.PIECE
-                    cursor.execute(sql, bound)
+                    cursor.execute(sql, [*ends, as_of, *ends, *bound])
                     return ledger_columns.joined(_labelled(cursor), origins, features=features)
 
         return self._do(read)
@@ -244,22 +257,23 @@ class PostgresLedger(SqlLedger):
 
     def _do(self, work: Callable[[Any], T]) -> T:
         """What the work gives, which is done again when the connection broke or two writers waited for each other."""
-        psycopg = need("psycopg")
+        psycopg, tries = need("psycopg"), 0
         with self._lock:
-            for again in (True, False):
+            while True:
                 try:
                     return work(self._connected())
+                except LedgerError as error:
+                    error.where = error.where or self.url
+                    raise
                 except psycopg.Error as error:
+                    tries += 1
                     broken = self._db is not None and (self._db.closed or (error.sqlstate or "").startswith("57P"))
                     if broken:
                         self._forget()
                         self._db = None
-                    if not again or not (broken or isinstance(error, psycopg.errors.DeadlockDetected)):
+                    met = isinstance(error, psycopg.errors.DeadlockDetected)
+                    if not (broken and tries == 1) and not (met and tries < _TRIES):
                         raise self._explained(error) from None  # its own text may hold the password
-                except LedgerError as error:
-                    error.where = error.where or self.url
-                    raise
-        raise AssertionError("the second try returns or raises")
 
     def _connected(self) -> Any:
         if self._closed:
@@ -290,6 +304,7 @@ def _place(url: str) -> tuple[dict[str, Any], str]:
 
     Raises SettingsError for what is no URL, such as one whose password is not quoted.
     """
+    psycopg = need("psycopg")
     try:
         parts = urlsplit(url)
         if "@" in parts.path + parts.query + parts.fragment:
@@ -302,8 +317,8 @@ def _place(url: str) -> tuple[dict[str, Any], str]:
         options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
         schema = options.pop("schema", SCHEMA)
         place = {"connect_timeout": _WAIT, "application_name": "meguri"} | place | options
-        need("psycopg.conninfo").make_conninfo(**place)
-    except (ValueError, need("psycopg").ProgrammingError):
+        psycopg.conninfo.make_conninfo(**place)
+    except (ValueError, psycopg.ProgrammingError):
         fix = "write postgres://user:password@host:5432/database, with % codes for @ : / ? # and % in the password"
         raise SettingsError(f"'{redact(url)}' is no ledger", where="ledger", fix=fix) from None
     return {name: value for name, value in place.items() if value is not None}, schema
