@@ -181,7 +181,7 @@ FILL = f"""
     SELECT (lpad(to_hex({{ms}} + i * 1000), 12, '0') || '7000a' || substr(md5(i::text), 1, 15))::uuid,
            'AA|' || (random() * 9000)::int || '|' || i, t, t + 10800000000, t - 3600000000, 1, random(), '1',
            'u' || i % 1000, false, '{{{{"hour": 12, "wind": 3.25, "origin": "JFK"}}}}'
-    FROM generate_series(0, {{count}} - 1) AS i, LATERAL (SELECT ({{ms}} + i * 1000) * 1000 AS t) AS moment"""
+    FROM generate_series(0, {{count}}::bigint - 1) AS i, LATERAL (SELECT ({{ms}} + i * 1000) * 1000 AS t) AS moment"""
 
 
 if __name__ == "__main__":

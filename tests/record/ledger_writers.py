@@ -50,6 +50,18 @@ for url in sys.stdin:
     ledger.close()
     print("done", flush=True)
 """
+# Deletes what is older than hour 30, and is killed when events and labels are gone and the predictions are not.
+PRUNER = """
+import importlib, os, sys
+from meguri.record.ledger import open_ledger
+from meguri.testing.ledger import hour
+module = importlib.import_module(sys.argv[2])
+def some(deletes=module.PRUNED):
+    yield from deletes[:2]
+    os.kill(os.getpid(), 9)
+module.PRUNED = some()
+open_ledger(sys.argv[1]).prune(hour(30))
+"""
 
 
 def python(code: str, *arguments: object, **options: object) -> subprocess.Popen[str]:

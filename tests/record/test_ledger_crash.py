@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from record.ledger_writers import OPENER, WRITER, all_is_there, python
+from record.ledger_writers import OPENER, PRUNER, WRITER, all_is_there, python
 
 from meguri.base.errors import LedgerError
 from meguri.record.ledger import Awaited, LabelCounts, TurnRecord, open_ledger
@@ -60,6 +60,19 @@ def test_six_processes_open_a_fresh_file_and_write(tmp_path: Path) -> None:
     for url in urls:
         with closing(open_ledger(url)) as ledger:
             assert ledger.awaited(as_of=hour(10**5)) == Awaited(300, hour(0))
+
+
+def test_a_prune_that_is_killed_deletes_nothing(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    with closing(open_ledger(url)) as ledger:
+        ledger.write_predictions(some_predictions(40))
+        ledger.write_labels(some_labels([f"k{i}" for i in range(35)], [1.0] * 35, hour(9)))
+        before = ledger.joined(as_of=hour(100))
+        with python(PRUNER, url, "meguri.record.ledger_sqlite") as pruner:
+            assert pruner.wait() == -9
+        assert ledger.joined(as_of=hour(100)).equals(before)
+        assert ledger.prune(hour(30)) == 28
+        assert ledger.joined(as_of=hour(100)).equals(before[28:])
 
 
 def mounted(disk: Path, options: str) -> bool:

@@ -141,6 +141,7 @@ def test_the_tables_only_grow(url: str, admin: psycopg.Connection[Any]) -> None:
     with closing(open_ledger(url)) as ledger:
         ledger.write_predictions(some_predictions(1))
         ledger.write_labels(some_labels(["k0"], [1.0], hour(4)))
+        assert ledger.prune(hour(0)) == 0
         for sql in ("UPDATE predictions SET score = 0", "DELETE FROM labels", "TRUNCATE origins", "DELETE FROM turns"):
             with pytest.raises(psycopg.errors.IntegrityConstraintViolation, match="only grow"):
                 admin.execute(sql)

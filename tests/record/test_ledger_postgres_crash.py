@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 from data.servers import PostgresServer, postgres_server
-from record.ledger_writers import OPENER, WRITER, all_is_there, python
+from record.ledger_writers import OPENER, PRUNER, WRITER, all_is_there, python
 
 from meguri.base.errors import LedgerError
 from meguri.record import ledger_postgres
@@ -80,6 +80,18 @@ def test_six_processes_open_a_fresh_database_and_write(server: PostgresServer) -
     for url in urls:
         with closing(open_ledger(url)) as ledger:
             assert ledger.awaited(as_of=hour(10**5)) == Awaited(300, hour(0))
+
+
+def test_a_prune_that_is_killed_deletes_nothing(server: PostgresServer) -> None:
+    with closing(open_ledger(server.url)) as ledger:
+        ledger.write_predictions(some_predictions(40))
+        ledger.write_labels(some_labels([f"k{i}" for i in range(35)], [1.0] * 35, hour(9)))
+        before = ledger.joined(as_of=hour(100))
+        with python(PRUNER, server.url, "meguri.record.ledger_postgres") as pruner:
+            assert pruner.wait() == -9
+        assert ledger.joined(as_of=hour(100)).equals(before)
+        assert ledger.prune(hour(30)) == 28
+        assert ledger.joined(as_of=hour(100)).equals(before[28:])
 
 
 def test_a_server_that_crashes_under_load_loses_and_doubles_nothing(server: PostgresServer) -> None:

@@ -79,6 +79,7 @@ def test_the_tables_only_grow(tmp_path: Path) -> None:
     with closing(open_ledger(f"sqlite:///{path}")) as ledger:
         ledger.write_predictions(some_predictions(1))
         ledger.write_labels(some_labels(["k0"], [1.0], hour(4)))
+        assert ledger.prune(hour(0)) == 0
     with closing(sqlite3.connect(path)) as db:
         for sql in ("UPDATE predictions SET score = 0", "DELETE FROM labels", "UPDATE origins SET release = 'r9'"):
             with pytest.raises(sqlite3.IntegrityError, match="only grow"):

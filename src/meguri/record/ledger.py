@@ -124,7 +124,7 @@ class Ledger(Protocol):
     """The memory of the loop.
 
     Every write is one transaction: when the call returns, what it wrote survives a crash; when it raises LedgerError,
-    nothing of it was written. Nothing is ever changed or deleted. Writing the same again changes nothing, so a caller
+    nothing of it was written. Nothing is ever changed, and nothing deleted but by ``prune``. Writing the same again changes nothing, so a caller
     that died before the answer came may simply repeat. Threads may share a ledger; processes open one each.
     ``as_of`` shows the ledger as it was at that moment: predictions made until then, labels known until then.
     """
@@ -207,6 +207,12 @@ class Ledger(Protocol):
 
     def turns(self) -> list[TurnRecord]:
         """The latest state of every turn, in the order in which they began."""
+
+    def prune(self, before: datetime) -> int:
+        """Delete the predictions due before that moment with their labels, and the events; return how many predictions.
+
+        Rollouts, gate uses and turns stay. A prediction that is written again afterwards is a new one.
+        """
 
     def close(self) -> None:
         """Let go of the store; closing again does nothing."""

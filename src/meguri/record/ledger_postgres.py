@@ -18,7 +18,7 @@ from meguri.base.extras import need
 from meguri.base.redact import MASK, redact
 from meguri.record import ledger_postgres_schema as schemas
 from meguri.record.ledger import Answer, Event, LabelCounts
-from meguri.record.ledger_sql import SqlLedger
+from meguri.record.ledger_sql import PRUNED, SqlLedger
 
 if TYPE_CHECKING:
     import polars as pl
@@ -252,6 +252,17 @@ class PostgresLedger(SqlLedger):
 
     def _all(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
         return self._do(lambda db: list(db.execute(sql.replace("?", "%s"), values).fetchall()))
+
+    def prune(self, before: datetime) -> int:
+        """Delete in one transaction, which tells the triggers that it may; the space goes to what is written next."""
+
+        def write(db: Any) -> int:
+            with db.transaction():
+                schemas.lock(db, self._schema, "labels")  # none may come meanwhile for what goes
+                db.execute("SET LOCAL meguri.prune = 'on'")
+                return int([db.execute(sql.replace("?", "%s"), (micros(before),)).rowcount for sql in PRUNED][-1])
+
+        return self._do(write)
 
     # the connection
 

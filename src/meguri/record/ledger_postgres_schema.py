@@ -53,7 +53,12 @@ _FIRST = (
     """CREATE TRIGGER predictions_await AFTER INSERT ON predictions REFERENCING NEW TABLE AS written
        FOR EACH STATEMENT EXECUTE FUNCTION await_predictions()""",
     """CREATE FUNCTION only_grow() RETURNS trigger LANGUAGE plpgsql AS $$
-       BEGIN RAISE EXCEPTION '% only grow', TG_TABLE_NAME USING ERRCODE = 'integrity_constraint_violation'; END $$""",
+       BEGIN
+         IF TG_OP = 'DELETE' AND current_setting('meguri.prune', true) = 'on' THEN
+           RETURN NULL;
+         END IF;
+         RAISE EXCEPTION '% only grow', TG_TABLE_NAME USING ERRCODE = 'integrity_constraint_violation';
+       END $$""",
     *(
         f"""CREATE TRIGGER {table}_only_grow BEFORE UPDATE OR DELETE OR TRUNCATE ON {table}
             FOR EACH STATEMENT EXECUTE FUNCTION only_grow()"""

@@ -27,6 +27,15 @@ _MADE = """
           FROM predictions GROUP BY origin) AS made ON origin = n ORDER BY n"""
 
 
+# What `prune` deletes before a moment, in this order; the predictions last, whose count it tells.
+PRUNED = (
+    "DELETE FROM events WHERE at < ?",
+    "DELETE FROM labels WHERE prediction IN (SELECT n FROM predictions WHERE due < ?)",
+    "DELETE FROM awaiting WHERE due < ?",
+    "DELETE FROM predictions WHERE due < ?",
+)
+
+
 class SqlLedger:
     """The part of a ledger that two methods of a database are enough for: ``_all`` reads rows, ``_add`` adds one."""
 

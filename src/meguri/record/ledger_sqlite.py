@@ -17,7 +17,7 @@ from meguri.base.errors import LedgerError
 from meguri.base.files import locked
 from meguri.record.ledger import Answer, Event, LabelCounts
 from meguri.record.ledger_migrations import MIGRATIONS, migrate, version
-from meguri.record.ledger_sql import SqlLedger
+from meguri.record.ledger_sql import PRUNED, SqlLedger
 
 if TYPE_CHECKING:
     import polars as pl
@@ -180,6 +180,18 @@ class SqliteLedger(SqlLedger):
         sql = "INSERT INTO events (id, unit, at, kind, value) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
         with self._writing() as db:
             return max(db.executemany(sql, [(e.id, e.unit, micros(e.at), e.kind, e.value) for e in events]).rowcount, 0)
+
+    def prune(self, before: datetime) -> int:
+        """Delete in one transaction, in which the triggers that refuse it are away."""
+        sql = "SELECT name, sql FROM sqlite_master WHERE type = 'trigger' AND name LIKE '%_DELETE'"
+        with self._writing() as db:
+            triggers = db.execute(sql).fetchall()
+            for name, _ in triggers:
+                db.execute(f"DROP TRIGGER {name}")
+            count = [db.execute(delete, (micros(before),)).rowcount for delete in PRUNED][-1]
+            for _, create in triggers:
+                db.execute(create)
+        return count
 
     # the connection
 
