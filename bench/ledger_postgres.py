@@ -4,7 +4,7 @@
     python bench/ledger_postgres.py URL 3000000    (besides, so many predictions: indexes, reading, deleting)
 
 One JSON line for each contender. A bare COPY writes the same rows by the same psycopg into a table with the same columns
-and indexes, or with no index at all, and knows no origin, no other writer of the same id and nothing that is awaited.
+and indexes, or with no index at all; it knows no origin, no row that is there already and nothing that is awaited.
 The contenders take turns with each batch; ``ratio`` compares the medians of a batch with the first contender's.
 """
 
@@ -125,6 +125,9 @@ def size(db: Any, ledger: PostgresLedger, count: int) -> None:
         "count_labels, the last day": lambda: ledger.count_labels(since=day["since"], as_of=last),
     }.items():
         tell("read", what, rows=count, seconds=statistics.median([timed(work) for _ in range(3)]))
+    oldest = BEGIN + timedelta(seconds=count // 5)
+    tell("prune", "a fifth, with its labels", rows=count, seconds=timed(partial(ledger.prune, oldest)))
+    tell("prune", "VACUUM afterwards", rows=count, seconds=timed(partial(db.execute, "VACUUM")))
 
 
 PARTS = 5
