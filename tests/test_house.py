@@ -22,6 +22,7 @@ DOORS = {
     "google": ["data/engines/bigquery.py"],
     "dvc": ["data/versions.py"],
     "dvc_data": ["data/versions.py"],
+    "granian": ["outlets/rest/server.py"],
     "hydra": ["loop/settings.py"],
     "ibis": [
         *(f"data/engines/{name}.py" for name in ("duckdb", "postgres", "bigquery", "spark")),
@@ -30,6 +31,7 @@ DOORS = {
     "lightgbm": ["record/estimators.py"],
     "matplotlib": ["loop/plots.py", "loop/data_plots.py"],
     "mlflow": ["record/tracking_client.py"],
+    "msgspec": ["outlets/rest/rows.py", "outlets/rest/app.py"],
     "omegaconf": ["loop/settings.py"],
     "onnx": ["record/onnx.py"],
     "onnxmltools": ["record/onnx.py"],
@@ -37,6 +39,7 @@ DOORS = {
     "optuna": ["loop/search.py"],
     "pandas": ["data/table.py"],
     "pandera": ["data/schema.py"],
+    "prometheus_client": ["outlets/rest/metrics.py"],
     "psycopg": ["data/engines/postgres.py", "data/online_sql.py", "record/ledger_postgres.py"],
     "pyarrow": [
         "data/table.py",

@@ -9,7 +9,7 @@ import typer
 
 from meguri import __version__
 from meguri.base.errors import MeguriError
-from meguri.cli import again, look, new, releases, turns
+from meguri.cli import again, look, new, releases, serve, turns
 from meguri.cli.lazy import add_group
 
 app = typer.Typer(
@@ -19,7 +19,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for module in (new, turns, again, releases, look):
+for module in (new, turns, again, releases, serve, look):
     module.add_to(app)
 add_group(app, "data", "The data: described, compared, versioned, and what broke the contract.")
 add_group(app, "features", "Features: as of the moment of the prediction.")

@@ -14,6 +14,7 @@ from meguri.cli import show
 if TYPE_CHECKING:
     from meguri.loop.project import Project
 
+Outlet = Annotated[str | None, typer.Option("--outlet", help="One outlet (default: all of the project's).")]
 Why = Annotated[str, typer.Option("--why", help="The reason, kept in the ledger.")]
 
 
@@ -32,7 +33,7 @@ def add_to(app: typer.Typer) -> None:
 
 def listing(project: show.Folder = ".", json: show.Json = False) -> None:
     """List the releases, newest first, with what made them and which one is live."""
-    opened = _open(project)
+    opened = open_project(project)
     live = opened.champion()
     turns = {t.release: t for t in opened.ledger.turns() if t.release}
     rows: list[dict[str, Any]] = []
@@ -71,7 +72,7 @@ def showing(
     json: show.Json = False,
 ) -> None:
     """Show a release: why it is (or was) live, what it was trained on, its verdict, and its rollouts."""
-    opened = _open(project)
+    opened = open_project(project)
     name = release or opened.champion()
     if name is None:
         raise ReleaseError("no release is live yet", where=opened.root, fix="meguri turn")
@@ -106,7 +107,7 @@ def diff(
     json: show.Json = False,
 ) -> None:
     """Say what changed between two releases: code, data, settings, parameters, metrics."""
-    opened = _open(project)
+    opened = open_project(project)
     before, after = (_account(opened, name) for name in (old, new))
     changed = {k: [before.get(k), after.get(k)] for k in sorted({*before, *after}) if before.get(k) != after.get(k)}
     if json:
@@ -119,32 +120,39 @@ def diff(
 
 def promote(
     release: Annotated[str, typer.Argument(help="The release to put live.")],
+    outlet: Outlet = None,
     why: Why = "by hand",
     project: show.Folder = ".",
 ) -> None:
     """Put a release live, after its hashes and answers were verified; the rollout is kept with the reason."""
     from meguri.record import rollout
 
-    opened = _open(project)
+    opened = open_project(project)
     opened.release(release)
-    rollout.promote(opened.ledger, "table", release, at=clock.now(), why=why, by=_who())
-    opened.tracking.alias("champion", release)
-    typer.echo(f"release {release} is live")
+    for name in opened.outlets if outlet is None else [outlet]:
+        rollout.promote(opened.ledger, name, release, at=clock.now(), why=why, by=who())
+        if name == "table":
+            opened.tracking.alias("champion", release)
+        typer.echo(f"release {release} is live in '{name}'")
 
 
-def rollback(why: Why = "by hand", project: show.Folder = ".") -> None:
+def rollback(outlet: Outlet = None, why: Why = "by hand", project: show.Folder = ".") -> None:
     """Go back to the release that was live before this one, after it was verified; again goes further back."""
     from meguri.record import rollout
 
-    opened = _open(project)
-    target = rollout.previous(opened.ledger, "table")
-    opened.release(target)
-    rollout.rollback(opened.ledger, "table", at=clock.now(), why=why, by=_who())
-    opened.tracking.alias("champion", target)
-    typer.echo(f"release {target} is live")
+    opened = open_project(project)
+    targets = {name: rollout.previous(opened.ledger, name) for name in (opened.outlets if outlet is None else [outlet])}
+    for target in set(targets.values()):
+        opened.release(target)
+    for name, target in targets.items():
+        rollout.rollback(opened.ledger, name, at=clock.now(), why=why, by=who())
+        if name == "table":
+            opened.tracking.alias("champion", target)
+        typer.echo(f"release {target} is live in '{name}'")
 
 
-def _open(project: str) -> Project:
+def open_project(project: str) -> Project:
+    """The project in a folder."""
     from meguri.loop.project import Project
 
     return Project.open(project)
@@ -178,7 +186,8 @@ def _account(project: Project, name: str) -> dict[str, Any]:
     }
 
 
-def _who() -> str:
+def who() -> str:
+    """Who runs this command."""
     import getpass
 
     try:

@@ -22,8 +22,7 @@ def features_of(project: Project) -> Features | None:
     """
     from meguri.data.features import judge
 
-    folder = project.root / "src"
-    if not ((folder / "features.py").is_file() or (folder / "features" / "__init__.py").is_file()):
+    if not project.has_features:
         return None
     found = import_from(project.root, "src.features", "features")
     if not isinstance(found, dict):

@@ -145,13 +145,30 @@ class Project:
 
         return Warehouse(self.plain_settings()["warehouse"], self.root)
 
+    @property
+    def ledger_url(self) -> str:
+        """Where the ledger is, a file by its whole path; a replay has a file of its own, for what the settings name is live."""
+        if not self.live:
+            return f"sqlite:///{self.outputs / 'ledger.db'}"
+        return self._url(str(self.plain_settings()["ledger"]))
+
+    @property
+    def outlets(self) -> list[str]:
+        """The outlets that a new champion goes live in: table, which is the loop's own, and rest when the settings name it."""
+        return ["table", *(["rest"] if self.plain_settings()["outlets"].get("rest") else [])]
+
+    @property
+    def has_features(self) -> bool:
+        """Whether ``src/features.py``, or a folder of that name, says what is known of an entity."""
+        folder = self.root / "src"
+        return (folder / "features.py").is_file() or (folder / "features" / "__init__.py").is_file()
+
     @cached_property
     def ledger(self) -> Ledger:
-        """The ledger that the settings name, opened; a replay has one of its own, for a server's is live."""
+        """The ledger that the settings name, opened."""
         from meguri.record.ledger import open_ledger
 
-        url = self.plain_settings()["ledger"]
-        return open_ledger(self._url(url) if self.live else f"sqlite:///{self.outputs / 'ledger.db'}")
+        return open_ledger(self.ledger_url)
 
     @cached_property
     def tracking(self) -> Tracking:

@@ -99,10 +99,35 @@ class TableSettings(Section):
     name: str = "predictions"
 
 
+class AbstainSettings(Section):
+    """Which answers are left to a person: those less sure than ``below``, and all rows with one of a column's values in ``slices``."""
+
+    below: float = Field(default=0.0, ge=0, le=1)
+    slices: dict[str, list[str | int | bool]] = {}
+
+
+class RestSettings(Section):
+    """The service that `meguri serve` starts.
+
+    ``unit`` names the column of who is answered, whom one release answers as long as the shares stand (none: the
+    contract's group, or else the key). ``features`` says what of a row the ledger keeps with its answer. One request may
+    have so many ``rows``, ``body`` bytes and ``seconds``; so many may be ``waiting`` for the ledger.
+    """
+
+    unit: str | None = None
+    abstain: AbstainSettings = AbstainSettings()
+    features: Literal["values", "hash", "nothing"] = "values"
+    rows: int = Field(default=1000, ge=1)
+    body: int = Field(default=2**20, ge=1)
+    seconds: float = Field(default=10.0, gt=0)
+    waiting: int = Field(default=1000, ge=1)
+
+
 class OutletSettings(Section):
     """The ways out."""
 
     table: TableSettings | None = None
+    rest: RestSettings | None = None
 
 
 class BatchSettings(Section):

@@ -16,6 +16,7 @@ from meguri.base.clock import duration, moment
 from meguri.base.errors import JobError, MeguriError, TurnBusy
 from meguri.base.files import locked, new_folder, read_json, write_json
 from meguri.loop.steps import Steps
+from meguri.record import rollout
 from meguri.record.ledger import GateUse, Rollout, TurnRecord
 from meguri.record.run import Run
 
@@ -168,11 +169,13 @@ def put_live(steps: Steps) -> dict[str, Any]:
         str(run.tracking_id), home, run.id, {"verdict": run.facts["verdict"]["result"], "format": release.format}
     )
     before = project.champion()
-    if before != run.id:
-        why = run.facts["verdict"]["reason"] if run.facts["gated"] else "released without a gate"
-        project.ledger.write_rollout(
-            Rollout(outlet=OUTLET, champion=run.id, at=run.at, why=f"{run.reason}; {why}", by="gate")
-        )
+    why = run.facts["verdict"]["reason"] if run.facts["gated"] else "released without a gate"
+    for outlet in project.outlets:
+        live = rollout.current(project.ledger, outlet)
+        if live is None or (live.champion != run.id and not live.challengers):  # no A/B test is disturbed
+            project.ledger.write_rollout(
+                Rollout(outlet=outlet, champion=run.id, at=run.at, why=f"{run.reason}; {why}", by="gate")
+            )
     project.tracking.alias("champion", run.id)
     steps.forget("release")
     return {"release": run.id, "replaced": before if before != run.id else None}

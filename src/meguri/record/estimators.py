@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -53,6 +53,14 @@ class Answers:
     score: Floats
     answer: pl.Series | None = None
     chances: Floats | None = None  # shape [N, classes]
+
+
+class Plain(NamedTuple):
+    """``Answers`` as lists: of scores, and where the task has them of answers and of each class's probability."""
+
+    score: list[float]
+    answer: list[str] | None = None
+    chances: list[list[float]] | None = None
 
 
 def judge(estimator: Any, task: str) -> list[Any] | None:

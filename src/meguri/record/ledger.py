@@ -181,6 +181,9 @@ class Ledger(Protocol):
         Columns: those of ``joined`` with features, the label being the latest known.
         """
 
+    def queue(self, *, limit: int) -> pl.DataFrame:
+        """The abstained predictions that nobody has decided yet (they have no label), oldest first: columns as in ``find``."""
+
     def made(self) -> pl.DataFrame:
         """How many predictions were made from what: release, run, outlet, arm, count, and since and until, the ends of their times."""
 

@@ -51,6 +51,7 @@ _SERVED = (
          n INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, unit TEXT NOT NULL, at INTEGER NOT NULL, kind TEXT NOT NULL,
          value REAL NOT NULL)""",
     "CREATE INDEX events_at ON events (at)",
+    "CREATE INDEX predictions_abstained ON predictions (n) WHERE abstained = 1",
     *(
         f"CREATE TRIGGER events_{verb} BEFORE {verb} ON events BEGIN SELECT RAISE(ABORT, 'events only grow'); END"
         for verb in ("UPDATE", "DELETE")

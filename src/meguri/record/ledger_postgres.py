@@ -187,6 +187,12 @@ class PostgresLedger(SqlLedger):
             id = None
         return self._joined(["(p.id = %s OR p.key = %s)"], [id, name], _EVER, features=True)
 
+    def queue(self, *, limit: int) -> pl.DataFrame:
+        """Look in the small index of the abstained."""
+        some = """p.n IN (SELECT n FROM predictions q WHERE abstained
+                          AND EXISTS (SELECT FROM awaiting WHERE prediction = q.n) ORDER BY n LIMIT %s)"""
+        return self._joined([some], [limit], _EVER, features=True)
+
     def _joined(
         self,
         where: Sequence[str],

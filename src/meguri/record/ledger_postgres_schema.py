@@ -23,6 +23,7 @@ _FIRST = (
     "CREATE UNIQUE INDEX predictions_id ON predictions (id)",
     "CREATE INDEX predictions_key ON predictions (key)",
     "CREATE INDEX predictions_time ON predictions USING brin (time) WITH (autosummarize = on)",
+    "CREATE INDEX predictions_abstained ON predictions (n) WHERE abstained",
     """CREATE TABLE labels (
          prediction bigint NOT NULL, known_at bigint NOT NULL, version integer NOT NULL, number double precision,
          text text, source text NOT NULL, PRIMARY KEY (prediction, known_at, version),

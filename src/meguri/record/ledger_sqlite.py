@@ -161,19 +161,28 @@ class SqliteLedger(SqlLedger):
 
     def find(self, name: str) -> pl.DataFrame:
         """Look in the indexes of ids and keys."""
-        from meguri.record import ledger_columns
-
         try:
             id = UUID(name).bytes
         except ValueError:
             id = b""
+        return self._look("predictions p", "p.id = ? OR p.key = ?", (id, name))
+
+    def queue(self, *, limit: int) -> pl.DataFrame:
+        """Look in the small index of the abstained."""
+        some = """(SELECT * FROM predictions q WHERE abstained = 1 AND EXISTS (SELECT 1 FROM awaiting WHERE prediction = q.n)
+                   ORDER BY n LIMIT ?) p"""
+        return self._look(some, "true", (limit,))
+
+    def _look(self, rows: str, where: str, values: tuple[Any, ...]) -> pl.DataFrame:
+        from meguri.record import ledger_columns
+
+        sql = f"""SELECT p.id, p.key, p.time, p.due, p.made_at, p.origin, p.score, p.answer, p.unit,
+                         p.abstained, p.features, l.value, l.known_at, l.source
+                  FROM {rows} LEFT JOIN labels l ON l.prediction = p.n
+                  WHERE {where} ORDER BY p.n, l.known_at, l.version"""
         with self._reading() as db:
             origins = db.execute(_ORIGINS).fetchall()
-            sql = """SELECT p.id, p.key, p.time, p.due, p.made_at, p.origin, p.score, p.answer, p.unit,
-                            p.abstained, p.features, l.value, l.known_at, l.source
-                     FROM predictions p LEFT JOIN labels l ON l.prediction = p.n
-                     WHERE p.id = ? OR p.key = ? ORDER BY p.n, l.known_at, l.version"""
-            return ledger_columns.joined(db.execute(sql, (id, name)), origins, features=True)
+            return ledger_columns.joined(db.execute(sql, values), origins, features=True)
 
     def write_events(self, events: Sequence[Event]) -> int:
         """Add events; one whose id is there already is not added again."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import warnings
@@ -15,13 +16,14 @@ import polars as pl
 from meguri.base.errors import MeguriError, ReleaseError
 from meguri.base.extras import need
 from meguri.data.spec import Field
-from meguri.record.estimators import Answers, by_column, lightgbm_types
+from meguri.record.estimators import Answers, Plain, by_column, lightgbm_types
 
 Form = Literal["float", "int64", "string"]
 
 MISSING = "nan"  # a null text: the converter writes pandas' NaN so, and MLflow hands it over so
 OPSET = {"": 17, "ai.onnx.ml": 3}  # what the runtimes of phones and browsers read as well
 _IR = 8  # the file format that belongs to this opset
+_DTYPES = {"tensor(string)": np.object_, "tensor(int64)": np.int64, "tensor(float)": np.float32}
 _CHUNK = 65_536  # rows in one call: the columns of a call stay in the cache, and memory stays bounded
 
 
@@ -202,16 +204,35 @@ class Session:
             count = min(_CHUNK, rows.height - start)
             if count == 1:  # the runtime sums a single row in another order
                 part = {name: np.concatenate([values, values]) for name, values in part.items()}
-            try:
-                parts.append([output[:count] for output in self._session.run(None, part)])
-            except Exception as error:  # the runtime's errors have no public base
-                text = " ".join(str(error).split())
-                what = f"the model cannot answer these rows: {text[:300]}"
-                raise ReleaseError(what, fix="fit its encoders with handle_unknown='ignore'") from error
+            parts.append([output[:count] for output in self._run(part)])
         found = [np.concatenate(output) for output in zip(*parts, strict=True)]
         score = found[0].astype(np.float64)
         answer = pl.Series(found[1], dtype=pl.String) if len(found) > 1 else None
         return Answers(score, answer, found[2].astype(np.float64) if len(found) > 2 else None)
+
+    def answer_values(self, values: Mapping[str, Sequence[Any]]) -> Plain:
+        """What ``answer`` gives for a few rows: columns of plain values in the contract's types, None where there is none."""
+        count = len(values[self._inputs[0][0]])
+        twice = 2 if count == 1 else 1  # the runtime sums a single row in another order
+        found = self._run({name: _array(values[name], twice, form) for name, form in self._inputs})
+        score, *others = [output[:count].tolist() for output in found]
+        return Plain(score, others[0] if others else None, others[1] if len(others) > 1 else None)
+
+    def _run(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
+        try:
+            outputs: list[np.ndarray[Any, Any]] = self._session.run(None, feeds)
+            return outputs
+        except Exception as error:  # the runtime's errors have no public base
+            text = " ".join(str(error).split())
+            what = f"the model cannot answer these rows: {text[:300]}"
+            raise ReleaseError(what, fix="fit its encoders with handle_unknown='ignore'") from error
+
+
+def _array(values: Sequence[Any], times: int, form: str) -> np.ndarray[Any, Any]:
+    if None in values:
+        gap = MISSING if form == "tensor(string)" else math.nan
+        values = [gap if value is None else value for value in values]
+    return np.array([*values] * times, dtype=_DTYPES[form])
 
 
 def _values(column: pl.Series, form: str) -> np.ndarray[Any, Any]:

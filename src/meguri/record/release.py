@@ -18,7 +18,7 @@ from meguri.data.contract import Contract
 from meguri.data.spec import Field
 from meguri.record import parity
 from meguri.record.bundle import MODEL_FILES, seal, verify, write_mlflow
-from meguri.record.estimators import Answers, Fitted, columns, from_skops, judge, to_skops
+from meguri.record.estimators import Answers, Fitted, Plain, columns, from_skops, judge, to_skops
 from meguri.record.onnx import Form, Session, Unconvertible, form_of, to_onnx
 
 Format = Literal["onnx", "skops"]
@@ -136,7 +136,7 @@ class Release:
         checked = self.contract.check(rows, labelled=False)
         good, quarantined, count = checked.rows, checked.quarantined, checked.rows.height
         answers = self._model.answer(good) if count else Answers(np.empty(0))
-        score = answers.score if self.contract.task == "regression" else _chances(answers.score)
+        score = self._score(answers)
         time, empty = good[self.contract.time], pl.repeat(None, count, dtype=pl.String, eager=True)
         columns: dict[str, pl.Series] = {
             "prediction_id": prediction_ids(count, at) if ids else empty,
@@ -159,6 +159,32 @@ class Release:
             same = [pl.col(name).cast(kind, strict=False) for name, kind in quarantined.schema.items()]
             quarantined, table = pl.concat([quarantined, bad.select(same)]), table.filter(whole)
         return Predictions(table, quarantined, self.id)
+
+    def answer(self, values: Mapping[str, Sequence[Any]]) -> Plain:
+        """What ``predict`` answers, for at least one row that keeps the contract, given as a list for each feature.
+
+        Values are plain ones in the contract's types, None where there is none: a service asks so, without a frame. A
+        score may be NaN or infinite.
+        """
+        if isinstance(self._model, Session):
+            found = self._model.answer_values(values)
+        else:
+            names = self.manifest["features"]
+            answers = self._model.answer(
+                pl.DataFrame({n: pl.Series(values[n], dtype=self.contract.types[n]) for n in names})
+            )
+            texts, chances = answers.answer, answers.chances
+            found = Plain(
+                answers.score.tolist(),
+                None if texts is None else texts.to_list(),
+                None if chances is None else chances.tolist(),
+            )
+        if self.contract.task == "regression":
+            return found
+        return found._replace(score=[score if 0 <= score <= 1 else _chances(score).item() for score in found.score])
+
+    def _score(self, answers: Answers) -> np.ndarray[Any, Any]:
+        return answers.score if self.contract.task == "regression" else _chances(answers.score)
 
     def __repr__(self) -> str:
         return f"<Release {self.id}: {self.contract.task}, {self.format}, {len(self.manifest['features'])} features>"
@@ -201,7 +227,7 @@ def _texts(classes: Sequence[Any], contract: Contract) -> list[str]:
     return made
 
 
-def _chances(score: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def _chances(score: np.ndarray[Any, Any] | float) -> np.ndarray[Any, Any]:
     """Probabilities that float32 has carried a little beyond 0 or 1, as the sum over the trees of a forest does, put back."""
     within = np.clip(score, 0.0, 1.0)
     near: np.ndarray[Any, Any] = np.where(np.abs(score - within) <= ROUNDING, within, score)

@@ -288,6 +288,18 @@ class LedgerCase:
         with pytest.raises(LedgerError, match="says something else"):
             ledger.write_answers([answers[0]._replace(score=0.99)])
 
+    def test_the_queue_has_what_waits_for_a_person(self, ledger: Ledger) -> None:
+        """The abstained ones without a label, oldest first; a label takes one out."""
+        table = some_predictions(6)
+        ledger.write_predictions(table)
+        assert ledger.queue(limit=9)["key"].to_list() == ["k0", "k2", "k4"]
+        assert ledger.queue(limit=2)["key"].to_list() == ["k0", "k2"]
+        ledger.write_labels(some_labels(["k0"], [1.0], hour(1), "ann"))
+        found = ledger.queue(limit=9)
+        assert found["key"].to_list() == ["k2", "k4"]
+        assert found.columns == ledger.find("k2").columns
+        assert ledger.queue(limit=0).is_empty()
+
     def test_events_count_once(self, ledger: Ledger) -> None:
         """By their own id; they are read in order of time."""
         events = [Event(f"e{i}", f"u{i % 2}", hour(5 - i), "buy" if i else "click", 1.5 * i) for i in range(4)]

@@ -1,0 +1,202 @@
+"""The ASGI application: addresses, tokens, limits, and errors that a client can act on."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import re
+import secrets
+import sys
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from meguri.base.extras import need
+from meguri.base.redact import redact
+from meguri.outlets.rest import openapi, problems, tokens
+from meguri.outlets.rest.problems import ProblemError
+from meguri.outlets.rest.service import Options, Service
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+ENVIRONMENT = "MEGURI_REST"  # the options of a worker, as JSON; no secret is among them
+# address: (method, the scope that a token needs)
+ADDRESSES = {
+    "/predict": ("POST", "predict"),
+    "/labels": ("POST", "label"),
+    "/events": ("POST", "label"),
+    "/queue": ("GET", "label"),
+    "/decisions": ("GET", "label"),
+    "/metrics": ("GET", "admin"),
+    "/openapi.json": ("GET", None),
+    "/healthz": ("GET", None),
+    "/readyz": ("GET", None),
+}
+_JSON, _PLAIN = b"application/json", b"text/plain; version=0.0.4; charset=utf-8"
+_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+log = logging.getLogger("meguri.rest")
+
+
+class App:
+    """The application on a ``Service``; one for each worker."""
+
+    def __init__(self, options: Options) -> None:
+        self.service = Service(options)
+        self._options = options
+        self._tokens = None if options.tokens is None else tokens.read(_path(options.tokens))
+        self._encode = need("msgspec").json.Encoder().encode
+        self._described: tuple[str, bytes] = ("", b"")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """An ASGI 3 application."""
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        elif scope["type"] == "http":
+            await self._http(scope, receive, send)
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                self.service.start()
+                await send({"type": "lifespan.startup.complete"})
+            else:
+                self.service.close()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        began, path = time.perf_counter(), scope["path"]
+        headers = {
+            name: value
+            for name, value in scope["headers"]
+            if name in (b"authorization", b"content-length", b"x-request-id")
+        }
+        request = headers.get(b"x-request-id", b"")
+        request = request if _ID.fullmatch(request) else secrets.token_hex(8).encode()
+        more: list[tuple[bytes, bytes]] = []
+        try:
+            kind, body = await self._answer(scope["method"], path, headers, receive)
+            status = 200
+        except ProblemError as error:
+            status, kind, body = error.status, problems.TYPE, error.body(request.decode())
+            more = [(name.encode(), value.encode()) for name, value in error.headers.items()]
+        except Exception as error:  # a fault of ours: the client learns its number, the log the rest
+            log.exception("request %s failed", request.decode())
+            problem = ProblemError(500, f"the service failed ({type(error).__name__}); its log has this request's id")
+            status, kind, body = 500, problems.TYPE, problem.body(request.decode())
+        told = "/decisions" if path.startswith("/decisions/") else path if path in ADDRESSES else "other"
+        self.service.metrics.request(told, status, time.perf_counter() - began)
+        length = str(len(body)).encode()
+        start = [(b"content-type", kind), (b"content-length", length), (b"x-request-id", request), *more]
+        await send({"type": "http.response.start", "status": status, "headers": start})
+        await send({"type": "http.response.body", "body": body})
+
+    async def _answer(
+        self, method: str, path: str, headers: dict[bytes, bytes], receive: Receive
+    ) -> tuple[bytes, bytes]:
+        """The type and body of a good answer. Raises ProblemError."""
+        id = path.removeprefix("/decisions/") if path.startswith("/decisions/") else ""
+        path = "/decisions" if id else path
+        if path not in ADDRESSES or (path == "/decisions" and not id):
+            raise ProblemError(404, f"there is nothing at {path[:80]}: {', '.join(ADDRESSES)}")
+        allowed, scope = ADDRESSES[path]
+        if method != allowed:
+            raise ProblemError(405, f"{path} takes {allowed}", headers={"allow": allowed})
+        by = self._allowed(headers, scope)
+        if allowed == "POST":
+            body = await self._body(headers, receive)
+            if path == "/predict":
+                return _JSON, self._encode(await self.service.predict(body))
+            done = self.service.labels(body, by=by) if path == "/labels" else self.service.events(body)
+            return _JSON, self._encode(await done)
+        if path in ("/queue", "/decisions"):
+            return _JSON, self._encode(await (self.service.decision(id) if id else self.service.queue()))
+        if path == "/metrics":
+            return _PLAIN, self.service.metrics.text()
+        if path == "/healthz":
+            return _JSON, b'{"status":"alive"}'
+        if path == "/readyz":
+            live = self.service.live
+            ready = {"status": "ready", "release": live.champion.release.id, "refused": self.service.follower.refused}
+            return _JSON, self._encode(ready)
+        return _JSON, self._openapi()
+
+    def _allowed(self, headers: dict[bytes, bytes], scope: str | None) -> str:
+        """The name of who asks. Raises ProblemError (401, 403)."""
+        if scope is None or self._tokens is None:
+            return "service"
+        found = self._tokens.allow(headers.get(b"authorization"), scope)
+        if found is None:
+            what = "this needs a token: send it as `Authorization: Bearer …`"
+            raise ProblemError(401, what, headers={"www-authenticate": "Bearer"})
+        if not found:
+            raise ProblemError(403, f"this token may not {scope}")
+        return found
+
+    async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
+        """The body of a request, no larger and no slower than allowed. Raises ProblemError (408, 413)."""
+        most = self._options.body
+        told = headers.get(b"content-length", b"0")
+        if not told.isdigit() or int(told) > most:
+            raise ProblemError(413, f"the body is larger than the {most} bytes that are allowed: send fewer rows")
+        parts, size = [], 0
+        try:
+            async with asyncio.timeout(self._options.seconds):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise ProblemError(400, "the client went away")
+                    part = message.get("body", b"")
+                    size += len(part)
+                    if size > most:
+                        raise ProblemError(
+                            413, f"the body is larger than the {most} bytes that are allowed: send fewer rows"
+                        )
+                    parts.append(part)
+                    if not message.get("more_body", False):
+                        break
+        except TimeoutError as error:
+            raise ProblemError(408, f"the body did not come within {self._options.seconds:g} seconds") from error
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _openapi(self) -> bytes:
+        live = self.service.live
+        if self._described[0] != live.champion.release.id:
+            told = openapi.describe(live.champion.release, self.service.filled)
+            self._described = live.champion.release.id, json.dumps(told).encode()
+        return self._described[1]
+
+
+def _path(name: str) -> Any:
+    from pathlib import Path
+
+    return Path(name)
+
+
+class _Lines(logging.Formatter):
+    """A log record as a line of JSON, without secrets."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        told = {
+            "at": self.formatTime(record),
+            "level": record.levelname,
+            "pid": os.getpid(),
+            "message": redact(record.getMessage()),
+        }
+        if record.exc_info:
+            told["error"] = redact(self.formatException(record.exc_info))
+        return json.dumps(told, ensure_ascii=False)
+
+
+def make() -> App:
+    """The application of a worker, by the options in its environment."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Lines())
+    log.handlers, log.propagate = [handler], False
+    log.setLevel(logging.INFO)
+    return App(Options(**json.loads(os.environ[ENVIRONMENT])))

@@ -1,0 +1,124 @@
+"""What comes back to a service: labels, which say what really happened, and events, which say what a unit did."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from meguri.base.clock import moment
+from meguri.base.errors import LedgerError, MeguriError
+from meguri.data import doors
+from meguri.outlets.rest.problems import ProblemError
+from meguri.outlets.rest.rows import Fault
+from meguri.record.ledger import Event
+
+if TYPE_CHECKING:
+    from meguri.data.contract import Contract
+    from meguri.record.ledger import Ledger
+
+LATER = {"retry-after": "1"}
+
+
+def objects(body: bytes, *, most: int) -> list[dict[str, Any]]:
+    """The JSON objects of a body, one or an array of at most ``most``. Raises ProblemError."""
+    try:
+        given = json.loads(body, parse_constant=_refuse)
+        json.dumps(given, ensure_ascii=False).encode()  # JSON can spell a lone surrogate, and no text has one
+    except (ValueError, RecursionError) as error:  # a UnicodeEncodeError is a ValueError
+        raise ProblemError(400, f"the body is no JSON: {error}") from error
+    found = given if isinstance(given, list) else [given]
+    if not found or not all(isinstance(one, dict) for one in found):
+        raise ProblemError(422, "the body is a JSON object, or an array of some")
+    if len(found) > most:
+        raise ProblemError(413, f"{len(found)} in one request, and {most} are allowed: send fewer")
+    return found
+
+
+def _refuse(name: str) -> Any:
+    raise ValueError(f"{name} is none: write null, or leave it out")
+
+
+def write_labels(
+    ledger: Ledger, contract: Contract, given: Sequence[Mapping[str, Any]], *, by: str, now: datetime
+) -> dict[str, int]:
+    """Write labels by prediction id or else key, those that break the contract keep all out; how many were new, same …
+
+    Raises ProblemError.
+    """
+    faults, found = [], {"prediction_id": list[dict[str, Any]](), "key": list[dict[str, Any]]()}
+    for place, one in enumerate(given):
+        name = "prediction_id" if "prediction_id" in one else "key"
+        if not isinstance(one.get(name), str):
+            faults.append(Fault("a label names its prediction_id or key, a text", f"/{place}/{name}"))
+        if not isinstance(one.get("value"), bool | int | float | str):
+            faults.append(Fault("'value' is a number, a text, true or false", f"/{place}/value"))
+        try:
+            known = moment(str(one["known_at"])) if "known_at" in one else now
+        except MeguriError as error:
+            faults.append(Fault(error.what, f"/{place}/known_at"))
+            continue
+        found[name].append(
+            {name: one.get(name), "value": one.get("value"), "known_at": known, "source": str(one.get("source", by))}
+        )
+    if faults:
+        raise ProblemError(422, "these are no labels", faults)
+    checked = []
+    for labels in found.values():
+        if labels:
+            value = pl.Series([one.pop("value") for one in labels], strict=False)
+            if value.null_count():
+                raise ProblemError(422, "a label's value is larger than a number can be")
+            table = pl.DataFrame(labels, schema_overrides={"known_at": pl.Datetime("us", "UTC")}).with_columns(
+                value=value
+            )
+            checked.append(_checked(table, contract))
+    counts = {"new": 0, "same": 0, "corrected": 0, "unmatched": 0}
+    for table in checked:
+        try:
+            done = ledger.write_labels(table)
+        except LedgerError as error:
+            if "no prediction id" in error.what:
+                raise ProblemError(422, error.what) from error
+            raise ProblemError(503, error.what, headers=LATER) from error
+        counts = {what: count + getattr(done, what) for what, count in counts.items()}
+    return counts
+
+
+def _checked(table: pl.DataFrame, contract: Contract) -> pl.DataFrame:
+    try:
+        checked = doors.labels(table, contract)
+    except MeguriError as error:
+        raise ProblemError(422, error.what) from error
+    if checked.quarantined.height:
+        faults = [Fault(f"{row['value']}: {row['reason']}") for row in checked.quarantined.to_dicts()]
+        raise ProblemError(422, "the labels break the contract", faults)
+    return checked.rows
+
+
+def write_events(ledger: Ledger, given: Sequence[Mapping[str, Any]], *, now: datetime) -> dict[str, int]:
+    """Write what units did; how many were new. Raises ProblemError."""
+    events, faults = [], []
+    for place, one in enumerate(given):
+        for name in ("id", "unit", "kind"):
+            if not isinstance(one.get(name), str):
+                faults.append(Fault(f"'{name}' is a text", f"/{place}/{name}"))
+        value = one.get("value", 1.0)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            faults.append(Fault("'value' is a finite number", f"/{place}/value"))
+        try:
+            at = moment(str(one["at"])) if "at" in one else now
+        except MeguriError as error:
+            faults.append(Fault(error.what, f"/{place}/at"))
+        if not faults:
+            events.append(Event(one["id"], one["unit"], at, one["kind"], float(value)))
+    if faults:
+        raise ProblemError(422, "these are no events", faults)
+    try:
+        return {"new": ledger.write_events(events)}
+    except LedgerError as error:
+        raise ProblemError(503, error.what, headers=LATER) from error

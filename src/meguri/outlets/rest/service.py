@@ -1,0 +1,270 @@
+"""The service behind the addresses: rows become answers that are in the ledger, labels and events come back."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from meguri.base.clock import micros, moment
+from meguri.base.errors import LedgerError, MeguriError
+from meguri.base.ids import Ids
+from meguri.outlets.rest import returns
+from meguri.outlets.rest.abstain import Abstain
+from meguri.outlets.rest.fill import Filler
+from meguri.outlets.rest.live import Arm, Follower, Live
+from meguri.outlets.rest.metrics import Metrics
+from meguri.outlets.rest.problems import ProblemError
+from meguri.outlets.rest.rows import BadRowsError, Rows
+from meguri.outlets.rest.writer import Writer
+from meguri.record.ledger import Answer, open_ledger
+
+log = logging.getLogger("meguri.rest")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a service is told: where its ledger and releases are, and its limits.
+
+    ``abstain`` has ``below`` and ``slices``: which answers are left to a person. ``project`` is the folder whose
+    ``src/features.py`` says what the online table has; None: rows bring all their values. ``features`` says what of a row
+    is kept with its answer: its values, their hash, or nothing. ``rows``, ``body`` (bytes) and ``seconds`` bound one
+    request, ``waiting`` how many may wait for the ledger at once.
+    """
+
+    ledger: str
+    releases: str
+    tokens: str | None
+    outlet: str = "rest"
+    unit: str | None = None
+    abstain: Mapping[str, Any] = field(default_factory=dict)
+    project: str | None = None
+    features: str = "values"
+    rows: int = 1000
+    body: int = 2**20
+    seconds: float = 10.0
+    waiting: int = 1000
+
+
+class Service:
+    """One worker: its ledger's connections, its writer, and what is live."""
+
+    def __init__(self, options: Options) -> None:
+        self.options, self.metrics = options, Metrics()
+        self._ids, self._abstain = Ids(), Abstain(**options.abstain)
+        self._online = None if options.project is None else Filler.of(Path(options.project))
+        self._ledger = open_ledger(options.ledger)  # the writer's; the others look and label beside it
+        self._beside = open_ledger(options.ledger)
+        self._writer: Writer | None = None
+        self.follower = Follower(
+            self._beside,
+            Path(options.releases),
+            outlet=options.outlet,
+            unit=options.unit,
+            prove=self._abstain.check,
+            told=self.metrics.rollout,
+        )
+
+    def start(self) -> None:
+        """Begin to follow the rollouts and to write; called once, in the loop that serves."""
+        self._writer = Writer(self._ledger, asyncio.get_running_loop(), told=self.metrics.committed)
+        self.follower.start()
+
+    def close(self) -> None:
+        """Write what has gathered, and let go."""
+        self.follower.close()
+        if self._writer is not None:
+            self._writer.close()
+        self._ledger.close()
+        self._beside.close()
+
+    @property
+    def live(self) -> Live:
+        """What is live. Raises ProblemError (503) before anything is."""
+        if self.follower.live is None:
+            why = self.follower.refused or f"nothing is live in the outlet '{self.options.outlet}'"
+            raise ProblemError(503, f"no release is ready: {why}", headers={"retry-after": "1"})
+        return self.follower.live
+
+    @property
+    def filled(self) -> Collection[str]:
+        """The columns that a row may leave out, as the online table has them."""
+        return () if self._online is None else self._online.names
+
+    async def predict(self, body: bytes) -> Any:
+        """The answers to a body of rows, each in the ledger before this returns."""
+        live, now = self.live, datetime.now(UTC)
+        if self._online is not None:
+            body = await self._online.fill(body, live.champion.release.contract)
+        if self._writer is None or self._writer.waiting >= self.options.waiting:
+            raise ProblemError(503, "too many requests wait for the ledger: ask again", headers={"retry-after": "1"})
+        rows = self._read(live.champion, body, now)
+        replies: list[Any] = [None] * len(rows)
+        answers: list[Answer] = []
+        for arm, places, some in self._split(live, rows, body, now):
+            for place, answer, reply in zip(places, *self._ask(arm, some, micros(now)), strict=True):
+                replies[place] = reply
+                answers.append(answer)
+        await self._durable(answers)
+        if live.shadows:
+            self._shadow(live, body, now)
+        return replies[0] if rows.one else replies
+
+    def _read(self, arm: Arm, body: bytes, now: datetime) -> Rows:
+        try:
+            return arm.reader.read(body, now=now, most=self.options.rows)
+        except BadRowsError as error:
+            self.metrics.faults(error.faults)
+            what = "the rows break the contract" if error.status == 422 else error.faults[0].what
+            raise ProblemError(error.status, what, error.faults if error.status == 422 else ()) from error
+
+    def _split(self, live: Live, rows: Rows, body: bytes, now: datetime) -> list[tuple[Arm, list[int], Rows]]:
+        """The rows of each arm, and their places in the request."""
+        if len(live.arms) == 1:
+            return [(live.champion, list(range(len(rows))), rows)]
+        by: dict[int, list[int]] = {}
+        for place, unit in enumerate(rows.units):
+            by.setdefault(live.arms.index(live.arm_of(unit)), []).append(place)
+        found = []
+        for number, places in by.items():
+            arm = live.arms[number]
+            whole = rows if arm.reader is live.champion.reader else self._read(arm, body, now)
+            found.append((arm, places, whole if len(places) == len(rows) else whole.take(places)))
+        return found
+
+    def _ask(self, arm: Arm, rows: Rows, now: int) -> tuple[list[Answer], list[dict[str, Any]]]:
+        """An arm's answers, for the ledger and for the client."""
+        release, contract = arm.release, arm.release.contract
+        began = time.perf_counter()
+        found = release.answer(rows.values)
+        self.metrics.answered(arm.name, release.id, len(rows), time.perf_counter() - began)
+        scores, chances = found.score, found.chances
+        texts: Sequence[str | None] = found.answer or [None] * len(rows)
+        bad = [place for place, score in enumerate(scores) if not math.isfinite(score)]
+        if bad:
+            raise ProblemError(500, f"the model gave no finite number for {len(bad)} of {len(rows)} rows")
+        origin = (release.id, release.manifest["run"], self.options.outlet, arm.name, arm.share)
+        after, kept = contract.label_after // _MICRO, self._kept(rows)
+        unsure = self._abstain.of(contract, rows, scores)
+        answers, replies = [], []
+        for place, (raw, id) in enumerate(self._ids.take(len(rows))):
+            score, text, at = scores[place], texts[place], rows.times[place]
+            answers.append(
+                Answer(
+                    raw,
+                    rows.keys[place],
+                    at,
+                    at + after,
+                    now,
+                    origin,
+                    score,
+                    text,
+                    rows.units[place],
+                    unsure[place],
+                    kept[place],
+                )
+            )
+            reply = {
+                "prediction_id": id,
+                "key": rows.keys[place],
+                "release": release.id,
+                "arm": arm.name,
+                "score": score,
+            }
+            if text is not None:
+                reply["answer"] = text
+            if chances is not None:
+                reply["probabilities"] = dict(zip(release.manifest["classes"], chances[place], strict=True))
+            if unsure[place]:
+                reply |= {"abstained": True, "decision": f"/decisions/{id}"}
+            replies.append(reply)
+        return answers, replies
+
+    def _kept(self, rows: Rows) -> Sequence[str | None]:
+        if self.options.features == "values":
+            return rows.features
+        if self.options.features == "hash":
+            return [json.dumps({"sha256": hashlib.sha256(text.encode()).hexdigest()}) for text in rows.features]
+        return [None] * len(rows)
+
+    async def _durable(self, answers: Sequence[Answer]) -> None:
+        assert self._writer is not None
+        try:
+            await self._writer.put(answers)
+        except LedgerError as error:
+            self.metrics.refused(len(answers))
+            log.error("answers refused, the ledger cannot be written: %s", error.what)
+            what = "the answer could not be written down, and so is not given: ask again"
+            raise ProblemError(503, what, headers={"retry-after": "1"}) from error
+
+    def _shadow(self, live: Live, body: bytes, now: datetime) -> None:
+        """Ask the shadows as well; what becomes of it changes no answer, and is told in the metrics."""
+        assert self._writer is not None
+        for arm in live.shadows:
+            try:
+                answers, _ = self._ask(arm, self._read(arm, body, now), micros(now))
+                self._writer.put(answers).add_done_callback(self._shadowed)
+            except (ProblemError, MeguriError) as error:
+                self.metrics.shadow_lost()
+                log.warning("the shadow %s did not answer: %s", arm.release.id, error)
+
+    def _shadowed(self, done: asyncio.Future[None]) -> None:
+        if not done.cancelled() and done.exception() is not None:
+            self.metrics.shadow_lost()
+
+    # what waits for a person, and what comes back
+
+    async def queue(self) -> list[dict[str, Any]]:
+        """The answers that wait for a person, oldest first."""
+        most = self.options.rows
+        found: list[dict[str, Any]] = await self._looked(
+            lambda: list(map(_told, self._beside.queue(limit=most).to_dicts()))
+        )
+        return found
+
+    async def decision(self, id: str) -> dict[str, Any]:
+        """What became of an answer: waiting, or decided, by whom and when. Raises ProblemError."""
+        found = await self._looked(
+            lambda: [row for row in self._beside.find(id).to_dicts() if row["prediction_id"] == id]
+        )
+        if not found:
+            raise ProblemError(404, f"there is no prediction '{id[:80]}'")
+        row = found[0]
+        if row["label"] is None:
+            return {**_told(row), "status": "waiting"}
+        return {**_told(row), "status": "decided", "value": row["label"], "by": row["source"], "at": row["label_at"]}
+
+    async def _looked(self, look: Callable[[], Any]) -> Any:
+        try:
+            return await asyncio.to_thread(look)
+        except LedgerError as error:
+            raise ProblemError(503, error.what, headers={"retry-after": "1"}) from error
+
+    async def labels(self, body: bytes, *, by: str) -> dict[str, int]:
+        """Write labels that someone brings (one object or an array). Raises ProblemError."""
+        given, contract = returns.objects(body, most=self.options.rows), self.live.champion.release.contract
+        return await asyncio.to_thread(
+            returns.write_labels, self._beside, contract, given, by=by, now=datetime.now(UTC)
+        )
+
+    async def events(self, body: bytes) -> dict[str, int]:
+        """Write what units did (one object or an array). Raises ProblemError."""
+        given = returns.objects(body, most=self.options.rows)
+        return await asyncio.to_thread(returns.write_events, self._beside, given, now=datetime.now(UTC))
+
+
+def _told(row: Mapping[str, Any]) -> dict[str, Any]:
+    features = row["features"]
+    names = ("prediction_id", "key", "unit", "release", "score", "answer", "made_at", "due")
+    return {name: row[name] for name in names} | {"features": None if features is None else json.loads(features)}
+
+
+_MICRO = (moment("1970-01-01T00:00:00.000001Z")) - moment("1970-01-01")

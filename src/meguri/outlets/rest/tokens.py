@@ -1,0 +1,64 @@
+"""Bearer tokens: who may predict, label, or administer; compared in constant time, shown in no log."""
+
+from __future__ import annotations
+
+import hmac
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+
+from meguri.base.errors import SettingsError
+
+SCOPES = ("predict", "label", "admin")
+
+
+class Tokens:
+    """The tokens of a service: each has a name, which goes into the ledger as who brought a label, and scopes."""
+
+    def __init__(self, given: Mapping[str, tuple[str, frozenset[str]]]) -> None:
+        self._given = [(token.encode(), name, scopes) for name, (token, scopes) in given.items()]
+
+    def allow(self, header: bytes | None, scope: str) -> str | None:
+        """The name of the token in an Authorization header that has the scope; "" when it has not, None when there is none."""
+        kind, _, given = (header or b"").partition(b" ")
+        found: str | None = None
+        if kind.lower() != b"bearer":
+            return None
+        for token, name, scopes in self._given:  # all of them: the time tells nothing
+            if hmac.compare_digest(given.strip(), token):
+                found = name if scope in scopes else ""
+        return found
+
+
+def read(path: Path) -> Tokens:
+    """The tokens of a JSON file, ``{"name": {"token": "…", "scopes": ["predict"]}}``.
+
+    Raises SettingsError for a file that cannot be read, that others may read, or with a scope that is none.
+    """
+    fix = 'write {"name": {"token": "…", "scopes": ["predict", "label", "admin"]}}'
+    try:
+        if os.name == "posix" and path.stat().st_mode & 0o077:
+            raise SettingsError("others may read the tokens", where=path, fix=f"chmod 600 {path.name}")
+        given = json.loads(path.read_text(encoding="utf-8"))
+        tokens = {str(name): (str(one["token"]), frozenset(one["scopes"])) for name, one in given.items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        if isinstance(error, SettingsError):
+            raise
+        raise SettingsError("the tokens cannot be read", where=path, fix=fix) from error
+    for name, (token, scopes) in tokens.items():
+        if len(token) < 16 or not scopes <= set(SCOPES):
+            what = f"the token '{name}' is shorter than 16 characters, or has a scope beside {', '.join(SCOPES)}"
+            raise SettingsError(what, where=path, fix=fix)
+    return Tokens(tokens)
+
+
+def make(path: Path) -> None:
+    """Write a first file with one token for everything, which only its owner may read, when there is none yet."""
+    try:
+        with open(path, "x", opener=lambda name, flags: os.open(name, flags, 0o600), encoding="utf-8") as file:
+            one = {"token": secrets.token_urlsafe(24), "scopes": list(SCOPES)}
+            file.write(json.dumps({"first": one}, indent=2) + "\n")
+    except FileExistsError:
+        return

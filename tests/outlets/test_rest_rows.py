@@ -1,0 +1,119 @@
+"""A request's rows: the quick way takes nothing that the contract would not, and gives the same values."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pandera.polars as pa
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meguri.data.contract import Contract
+from meguri.outlets.rest.rows import BadRowsError, Reader, Rows
+
+NOW = datetime(2024, 3, 1, 12, tzinfo=UTC)
+COLUMNS = {
+    "id": pa.Column(str),
+    "at": pa.Column(pl.Datetime("us", "UTC")),
+    "code": pa.Column(str, [pa.Check.str_matches("^[A-Z]{2}$"), pa.Check.notin(["XX"])]),
+    "city": pa.Column(str, pa.Check.isin(["Nara", "Kyōto"]), nullable=True),
+    "a/b ~c": pa.Column(float, pa.Check.in_range(-1, 1, include_max=False), nullable=True),
+    "small": pa.Column(pl.Int8, [pa.Check.gt(-5), pa.Check.le(100)]),
+    "big": pa.Column(pl.UInt64, nullable=True),
+    "flag": pa.Column(bool, nullable=True),
+    "shop": pa.Column(int),
+    "label": pa.Column(bool, nullable=True),
+}
+ORDER = Contract(
+    pa.DataFrameSchema(COLUMNS, name="Order"), key="id", time="at", label="label", label_after="1d", group="shop"
+)
+GOOD: dict[str, Any] = {"id": "o1", "at": "2024-03-01T10:00:00+09:00", "code": "AB", "city": "Kyōto", "a/b ~c": 0.5, "small": 7, "big": 3, "flag": True, "shop": 4}  # fmt: skip
+
+
+def read(rows: Any, *, fast: bool = True, most: int = 100) -> Rows:
+    reader = Reader(ORDER)
+    assert reader.fast
+    reader.fast = fast
+    body = rows if isinstance(rows, bytes) else json.dumps(rows).encode()
+    return reader.read(body, now=NOW, most=most)
+
+
+def told(rows: Any, **more: Any) -> tuple[int, list[tuple[str, str]]]:
+    with pytest.raises(BadRowsError) as error:
+        read(rows, **more)
+    return error.value.status, [(fault.pointer, fault.what) for fault in error.value.faults]
+
+
+values = st.one_of(
+    st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.integers(-6, 101), st.floats(allow_nan=False), st.floats(-2, 2),
+    st.text(max_size=3), st.sampled_from(["AB", "AB\n", "XX", "Nara", "2024-02-29", "2024-03-01T00:00:00Z", "7", "\ud800"]),
+)  # fmt: skip
+
+
+@given(st.lists(st.dictionaries(st.sampled_from([*GOOD, "more"]), values, max_size=3), min_size=1, max_size=3), st.sets(st.sampled_from([*GOOD]), max_size=1))  # fmt: skip
+def test_both_ways_read_the_same(changes: list[dict[str, Any]], gone: set[str]) -> None:
+    rows = [{**GOOD, "id": f"o{place}", **change} for place, change in enumerate(changes)]
+    for name in gone:
+        rows[0].pop(name)
+    both = []
+    for fast in (True, False):
+        try:
+            both.append(read(rows, fast=fast))
+        except BadRowsError as error:
+            both.append((error.status, error.faults))  # type: ignore[arg-type]
+    quick, slow = both
+    if isinstance(quick, Rows) and isinstance(slow, Rows):
+        assert [json.loads(text) for text in quick.features] == [json.loads(text) for text in slow.features]
+        assert (quick.keys, quick.units, quick.times, quick.values) == (slow.keys, slow.units, slow.times, slow.values)
+    else:
+        assert quick == slow
+
+
+def test_one_row_or_many() -> None:
+    one, many = read(GOOD), read([GOOD, {**GOOD, "id": "o2"}])
+    assert (one.one, many.one) == (True, False)
+    assert many.keys == ["o1", "o2"]
+    assert one.units == ["4"]
+    assert one.times == [int(datetime(2024, 3, 1, 1, tzinfo=UTC).timestamp() * 1e6)]
+    assert json.loads(one.features[0]) == {name: GOOD[name] for name in ORDER.features}
+
+
+def test_what_may_be_left_out() -> None:
+    short = {name: GOOD[name] for name in ("id", "code", "small", "shop")}
+    rows = read(short)
+    assert rows.times == [int(NOW.timestamp() * 1e6)]
+    assert rows.values["flag"] == [None]
+    assert read(short, fast=False).values == rows.values
+
+
+def test_each_fault_is_named() -> None:
+    assert told({**GOOD, "small": 101})[1][0][0] == "/small"
+    status, faults = told([GOOD, {**GOOD, "id": "o2", "a/b ~c": 1.0, "code": "XX"}])
+    assert status == 422
+    assert {pointer for pointer, _ in faults} == {"/1/a~1b ~0c", "/1/code"}
+    assert told({**GOOD, "code": None})[1][0][0] == "/code"
+    short = {name: value for name, value in GOOD.items() if name != "code"}
+    assert told(short) == (422, [("/code", "'code' is missing")])
+    assert told({**GOOD, "small": "7"}) == (422, [("/small", 'small: expected Int8, found "7"')])
+    assert told({**GOOD, "small": 7.5}) == (422, [("/small", "small: expected Int8, found 7.5")])
+    assert told({**GOOD, "city": ["Nara"]}) == (422, [("/city", "'city' is no single value")])
+    assert told([GOOD, GOOD])[1][0][1].startswith("duplicated key")
+    assert told([GOOD, 3]) == (422, [("/1", "a row is a JSON object")])
+    assert told([]) == (422, [("", "there is no row in the body")])
+    assert told([GOOD] * 3, most=2)[0] == 413
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"\xff", b'{"id": NaN}', b'{"id": Infinity}', b"[" * 100_000, b'{"id": 1} x', b"null,"]
+)
+def test_what_is_no_json(body: bytes) -> None:
+    assert told(body)[0] == 400
+
+
+def test_a_body_that_is_one_value() -> None:
+    for body in (b"null", b"3", b'"row"', b"true"):
+        assert told(body)[0] == 422
