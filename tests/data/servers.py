@@ -52,49 +52,63 @@ def ready(said: IO[str], mark: str) -> threading.Thread:
     return rest
 
 
+class PostgresServer:
+    """A PostgreSQL of its own in a folder, which can be stopped and started again."""
+
+    def __init__(self, programs: Path, folder: Path) -> None:
+        self.programs, self.folder, self.port = programs, folder, free_port()
+        self.url = f"postgres://meguri:{quote(PASSWORD, safe='')}@127.0.0.1:{self.port}/postgres"
+        self.as_user = ["setpriv", "--pdeathsig", "INT"]
+        if os.geteuid() == 0:  # the server refuses to be root's
+            shutil.chown(folder, "postgres", "postgres")
+            self.as_user += ["--reuid", "postgres", "--regid", "postgres", "--init-groups"]
+        secret = folder / "password"
+        secret.write_text(PASSWORD, encoding="utf-8")
+        init = ["-D", folder / "data", "-U", "meguri", "--pwfile", secret, "-A", "scram-sha-256", "--no-sync"]
+        command = [*self.as_user, programs / "initdb", *init, "-E", "UTF8", "--locale", "C"]
+        subprocess.run(command, check=True, capture_output=True, cwd=folder)
+
+    def start(self) -> None:
+        """Wait until it answers."""
+        options = ["-D", self.folder / "data", "-k", self.folder, "-p", str(self.port)]
+        options += ["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]
+        command = [*self.as_user, self.programs / "postgres", *options]
+        self.process = subprocess.Popen(command, cwd=self.folder, stderr=subprocess.PIPE, encoding="utf-8")
+        assert self.process.stderr is not None
+        self.rest = ready(self.process.stderr, "ready to accept connections")
+
+    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
+        """Stop at once, whoever is still connected; by SIGQUIT as a crash would, without a checkpoint."""
+        assert self.process.stderr is not None
+        self.process.send_signal(how)
+        self.process.wait()
+        self.rest.join()
+        self.process.stderr.close()
+
+
 @contextmanager
-def postgres() -> Iterator[str]:
-    """The URL of an empty PostgreSQL of its own; skips the test where none is installed."""
+def postgres_server() -> Iterator[PostgresServer]:
+    """An empty PostgreSQL of its own, running; skips the test where none is installed."""
     programs = postgres_programs()
     if programs is None or shutil.which("setpriv") is None:
         pytest.skip("no PostgreSQL server is installed (Debian: postgresql)")
     folder = Path(tempfile.mkdtemp(prefix="meguri-pg-"))
-    as_user = ["setpriv", "--pdeathsig", "INT"]
-    if os.geteuid() == 0:  # the server refuses to be root's
-        shutil.chown(folder, "postgres", "postgres")
-        as_user += ["--reuid", "postgres", "--regid", "postgres", "--init-groups"]
-    secret, port = folder / "password", free_port()
-    secret.write_text(PASSWORD, encoding="utf-8")
-    init = ["-D", folder / "data", "-U", "meguri", "--pwfile", secret, "-A", "scram-sha-256", "--no-sync"]
-    serve = [
-        "-D",
-        folder / "data",
-        "-k",
-        folder,
-        "-p",
-        str(port),
-        "-c",
-        "listen_addresses=127.0.0.1",
-        "-c",
-        "fsync=off",
-    ]
     try:
-        command = [*as_user, programs / "initdb", *init, "-E", "UTF8", "--locale", "C"]
-        subprocess.run(command, check=True, capture_output=True, cwd=folder)
-        server = subprocess.Popen(
-            [*as_user, programs / "postgres", *serve], cwd=folder, stderr=subprocess.PIPE, encoding="utf-8"
-        )
+        server = PostgresServer(programs, folder)
+        server.start()
         try:
-            assert server.stderr is not None
-            rest = ready(server.stderr, "ready to accept connections")
-            yield f"postgres://meguri:{quote(PASSWORD, safe='')}@127.0.0.1:{port}/postgres"
+            yield server
         finally:
-            server.send_signal(signal.SIGINT)  # stop at once, whoever is still connected
-            server.wait()
-            rest.join()
-            server.stderr.close()
+            server.stop()
     finally:
         shutil.rmtree(folder)
+
+
+@contextmanager
+def postgres() -> Iterator[str]:
+    """The URL of an empty PostgreSQL of its own; skips the test where none is installed."""
+    with postgres_server() as server:
+        yield server.url
 
 
 @contextmanager

@@ -8,56 +8,18 @@ import resource
 import shutil
 import sqlite3
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import pytest
+from record.ledger_writers import OPENER, PRUNER, WRITER, all_is_there, python
 
-import meguri
 from meguri.base.errors import LedgerError
 from meguri.record.ledger import Awaited, LabelCounts, TurnRecord, open_ledger
 from meguri.record.ledger_migrations import migrate
 from meguri.testing.ledger import hour, some_labels, some_predictions
-
-BATCH = 40
-# Writes batches for ever and tells of each once it is committed: "p 3" its predictions, "l 3" their labels, "t 3" a turn.
-WRITER = f"""
-import sys
-from meguri.record.ledger import TurnRecord, open_ledger
-from meguri.testing.ledger import hour, some_labels, some_predictions
-ledger = open_ledger(sys.argv[1])
-for batch in range(int(sys.argv[2]), 10**6):
-    table = some_predictions({BATCH}, batch * {BATCH})
-    for name, write in (
-        ("p", lambda: ledger.write_predictions(table)),
-        ("l", lambda: ledger.write_labels(some_labels(table["prediction_id"].to_list(), [1.0] * {BATCH}, hour(batch), by="prediction_id"))),
-        ("t", lambda: ledger.write_turn(TurnRecord(f"run{{batch}}", hour(batch), "why", "done"))),
-    ):
-        write()
-        print(name, batch, flush=True)
-"""
-OPENER = """
-import sys
-from meguri.record.ledger import open_ledger
-from meguri.testing.ledger import some_predictions
-print("ready", flush=True)
-for url in sys.stdin:
-    ledger = open_ledger(url.strip())
-    for i in range(5):
-        assert ledger.write_predictions(some_predictions(10, int(sys.argv[1]) * 1000 + i * 10)) == 10
-    ledger.close()
-    print("done", flush=True)
-"""
-
-
-def python(code: str, *arguments: object, **options: object) -> subprocess.Popen[str]:
-    environment = os.environ | {"PYTHONPATH": str(Path(meguri.__file__).parents[1]), "POLARS_MAX_THREADS": "1"}
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, **options)  # type: ignore[call-overload, no-any-return]
 
 
 @pytest.mark.slow
@@ -76,25 +38,7 @@ def test_kill_9_loses_and_doubles_nothing(tmp_path: Path) -> None:
             writer.kill()
             heard.update(line.strip() for line in writer.stdout if line.endswith("\n"))
         with closing(open_ledger(url)) as ledger:
-            found = ledger.joined(as_of=hour(10**5))
-            turns = [turn.id for turn in ledger.turns()]
-            batch = pl.col("key").str.slice(1).cast(pl.Int64) // BATCH
-            whole = found.group_by(batch.alias("batch")).agg(pl.len(), labels=pl.col("label").count())
-            written, labelled = (dict(whole.select("batch", name).iter_rows()) for name in ("len", "labels"))
-            assert found["prediction_id"].is_unique().all()
-            assert found["key"].is_unique().all()
-            assert set(written.values()) <= {BATCH}  # a batch is there as a whole, or not at all
-            assert set(labelled.values()) <= {0, BATCH}
-            assert ledger.awaited(as_of=hour(10**5)).count == found["label"].null_count()
-            told = {
-                "p": set(written),
-                "l": {b for b, n in labelled.items() if n},
-                "t": {int(turn[3:]) for turn in turns},
-            }
-            for line in heard - {""}:
-                kind, number = line.split()
-                assert int(number) in told[kind], line
-            assert len(set(turns)) == len(turns)
+            written = all_is_there(ledger, heard)
             assert ledger._db.execute("PRAGMA integrity_check").fetchone() == ("ok",)  # type: ignore[attr-defined]
             start = max(written, default=-1) + 1
     assert len(heard) > 20
@@ -116,6 +60,19 @@ def test_six_processes_open_a_fresh_file_and_write(tmp_path: Path) -> None:
     for url in urls:
         with closing(open_ledger(url)) as ledger:
             assert ledger.awaited(as_of=hour(10**5)) == Awaited(300, hour(0))
+
+
+def test_a_prune_that_is_killed_deletes_nothing(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    with closing(open_ledger(url)) as ledger:
+        ledger.write_predictions(some_predictions(40))
+        ledger.write_labels(some_labels([f"k{i}" for i in range(35)], [1.0] * 35, hour(9)))
+        before = ledger.joined(as_of=hour(100))
+        with python(PRUNER, url, "meguri.record.ledger_sqlite") as pruner:
+            assert pruner.wait() == -9
+        assert ledger.joined(as_of=hour(100)).equals(before)
+        assert ledger.prune(hour(30)) == 28
+        assert ledger.joined(as_of=hour(100)).equals(before[28:])
 
 
 def mounted(disk: Path, options: str) -> bool:

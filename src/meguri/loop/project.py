@@ -147,7 +147,9 @@ class Project:
 
     @property
     def ledger_url(self) -> str:
-        """Where the ledger is, a file by its whole path."""
+        """Where the ledger is, a file by its whole path; a replay has a file of its own, for what the settings name is live."""
+        if not self.live:
+            return f"sqlite:///{self.outputs / 'ledger.db'}"
         return self._url(str(self.plain_settings()["ledger"]))
 
     @property

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from meguri.base import plugins
 from meguri.base.errors import SettingsError
+from meguri.base.redact import redact
 
 if TYPE_CHECKING:
     import polars as pl
@@ -111,15 +112,19 @@ class Awaited:
     oldest: datetime | None = None
 
 
-# scheme of the URL -> the class that keeps such a ledger, made from the rest of the URL
-LEDGERS = {"sqlite": "meguri.record.ledger_sqlite:SqliteLedger"}
+# scheme of the URL -> the class that keeps such a ledger: in a file by its path, on a server by the URL
+LEDGERS = {
+    "sqlite": "meguri.record.ledger_sqlite:SqliteLedger",
+    "postgres": "meguri.record.ledger_postgres:PostgresLedger",
+    "postgresql": "meguri.record.ledger_postgres:PostgresLedger",
+}
 
 
 class Ledger(Protocol):
     """The memory of the loop.
 
     Every write is one transaction: when the call returns, what it wrote survives a crash; when it raises LedgerError,
-    nothing of it was written. Nothing is ever changed or deleted. Writing the same again changes nothing, so a caller
+    nothing of it was written. Nothing is ever changed, and nothing deleted but by ``prune``. Writing the same again changes nothing, so a caller
     that died before the answer came may simply repeat. Threads may share a ledger; processes open one each.
     ``as_of`` shows the ledger as it was at that moment: predictions made until then, labels known until then.
     """
@@ -206,6 +211,12 @@ class Ledger(Protocol):
     def turns(self) -> list[TurnRecord]:
         """The latest state of every turn, in the order in which they began."""
 
+    def prune(self, before: datetime) -> int:
+        """Delete the predictions due before that moment with their labels, and the events; return how many predictions.
+
+        Rollouts, gate uses and turns stay. A prediction that is written again afterwards is a new one.
+        """
+
     def close(self) -> None:
         """Let go of the store; closing again does nothing."""
 
@@ -213,10 +224,13 @@ class Ledger(Protocol):
 def open_ledger(url: str) -> Ledger:
     """The ledger at ``url``, made when it is not there: ``sqlite:///outputs/ledger.db``, or four slashes for an absolute path.
 
+    Or on a PostgreSQL server: ``postgres://user:password@host:5432/database``, where ``?schema=name`` keeps several apart.
     Raises SettingsError for a URL that is none, LedgerError when the store cannot be opened.
     """
-    scheme, found, path = url.partition(":///")
-    if not found or not path or scheme not in LEDGERS:
-        raise SettingsError(f"'{url}' is no ledger", where="ledger", fix="write sqlite:///outputs/ledger.db")
-    opened: Ledger = plugins.load(LEDGERS[scheme])(Path(path))
+    scheme, _, rest = url.partition("://")
+    file = scheme == "sqlite"
+    if scheme not in LEDGERS or not rest.strip("/") or (file and not rest.startswith("/")):
+        fix = "write sqlite:///outputs/ledger.db or postgres://user:password@host:5432/database"
+        raise SettingsError(f"'{redact(url)}' is no ledger", where="ledger", fix=fix)
+    opened: Ledger = plugins.load(LEDGERS[scheme])(Path(rest[1:]) if file else url)
     return opened

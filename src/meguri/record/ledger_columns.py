@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import Any
@@ -67,7 +66,7 @@ def rows(columns: Iterable[pl.Series]) -> Iterator[tuple[Any, ...]]:
     return zip(*(column.to_list() for column in columns), strict=True)
 
 
-def joined(cursor: sqlite3.Cursor, origins: Sequence[tuple[Any, ...]], *, features: bool) -> pl.DataFrame:
+def joined(cursor: Iterator[Any], origins: Sequence[tuple[Any, ...]], *, features: bool) -> pl.DataFrame:
     """The frame that ``Ledger.joined`` gives.
 
     The cursor yields id, key, time, due, made_at, origin, score, answer, unit, abstained, features (if wanted), label,
@@ -98,7 +97,7 @@ def joined(cursor: sqlite3.Cursor, origins: Sequence[tuple[Any, ...]], *, featur
     )
 
 
-def _frame(cursor: sqlite3.Cursor, schema: dict[str, Any]) -> pl.DataFrame:
+def _frame(cursor: Iterator[Any], schema: dict[str, Any]) -> pl.DataFrame:
     pieces: dict[str, list[pl.Series]] = {name: [pl.Series(dtype=kind)] for name, kind in schema.items()}
     # One flat list for each piece: the tuple of a row dies at once, which costs half of what keeping it does.
     while cells := list(chain.from_iterable(islice(cursor, PIECE))):

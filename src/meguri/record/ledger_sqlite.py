@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sqlite3
 import threading
 import weakref
@@ -13,11 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from meguri.base.clock import from_micros, micros
+from meguri.base.clock import micros
 from meguri.base.errors import LedgerError
 from meguri.base.files import locked
-from meguri.record.ledger import Answer, Awaited, Event, GateUse, LabelCounts, Rollout, TurnRecord
+from meguri.record.ledger import Answer, Event, LabelCounts
 from meguri.record.ledger_migrations import MIGRATIONS, migrate, version
+from meguri.record.ledger_sql import PRUNED, SqlLedger
 
 if TYPE_CHECKING:
     import polars as pl
@@ -40,14 +40,6 @@ _ADD_LABELS = """
       AND (m.source <> 'time'
            OR (SELECT l.value FROM labels l WHERE l.prediction = m.prediction AND l.source = 'time'
                  AND l.known_at <= m.known_at ORDER BY l.known_at DESC, l.version DESC LIMIT 1) IS NOT m.value)"""
-# The predictions whose first label came after `as_of` were still awaited then.
-_AWAITED = """
-    SELECT count(*), min(time) FROM (
-      SELECT time FROM awaiting WHERE made_at <= :as_of AND due <= :due
-      UNION ALL
-      SELECT time FROM predictions p WHERE made_at <= :as_of AND due <= :due
-         AND n IN (SELECT prediction FROM labels WHERE known_at > :as_of)
-         AND NOT EXISTS (SELECT 1 FROM labels WHERE prediction = p.n AND known_at <= :as_of))"""
 _FIXES = {
     "SQLITE_FULL": "free some space on the disk and write again",
     "SQLITE_IOERR": "see whether the disk is full or failing, then write again",
@@ -59,7 +51,7 @@ _FIXES = {
 }
 
 
-class SqliteLedger:
+class SqliteLedger(SqlLedger):
     """The ledger in the SQLite file ``path``, made with its folder when it is not there."""
 
     def __init__(self, path: Path) -> None:
@@ -167,13 +159,6 @@ class SqliteLedger:
                       WHERE {" AND ".join(where)} ORDER BY p.n, l.known_at, l.version"""
             return ledger_columns.joined(db.execute(sql, values), origins, features=features)
 
-    def keys(self, *, since: datetime, until: datetime, outlet: str | None = None) -> list[str]:
-        """Read keys by an index on the time."""
-        sql = "SELECT p.key FROM predictions p JOIN origins o ON o.n = p.origin WHERE p.time >= ? AND p.time < ?"
-        with self._reading() as db:
-            rows = db.execute(f"{sql} AND (? IS NULL OR o.outlet = ?)", (micros(since), micros(until), outlet, outlet))
-            return [key for (key,) in rows]
-
     def find(self, name: str) -> pl.DataFrame:
         """Look in the indexes of ids and keys."""
         try:
@@ -199,107 +184,33 @@ class SqliteLedger:
             origins = db.execute(_ORIGINS).fetchall()
             return ledger_columns.joined(db.execute(sql, values), origins, features=True)
 
-    def made(self) -> pl.DataFrame:
-        """Count in one pass over the predictions."""
-        import polars as pl
-
-        text, at = dict.fromkeys(("release", "run", "outlet", "arm"), pl.String), pl.Datetime("us", "UTC")
-        schema = {**text, "count": pl.Int64, "since": pl.Int64, "until": pl.Int64}
-        sql = """SELECT release, run, outlet, arm, count, since, until FROM origins
-                 JOIN (SELECT origin, count(*) AS count, min(time) AS since, max(time) AS until
-                       FROM predictions GROUP BY origin) ON origin = n ORDER BY n"""
-        with self._reading() as db:
-            found = pl.DataFrame(db.execute(sql).fetchall(), schema=schema, orient="row")
-        return found.with_columns(pl.col("since", "until").cast(at))
-
-    def awaited(self, *, as_of: datetime, due_by: datetime | None = None) -> Awaited:
-        """Count from the small table of the awaited, not from all predictions."""
-        due = 2**63 - 1 if due_by is None else micros(due_by)
-        with self._reading() as db:
-            count, oldest = db.execute(_AWAITED, {"as_of": micros(as_of), "due": due}).fetchone()
-        return Awaited(count, None if oldest is None else from_micros(oldest))
-
-    def count_labels(self, *, since: datetime | None, as_of: datetime) -> int:
-        """Count from an index."""
-        start = -(2**63) if since is None else micros(since)
-        sql = "SELECT count(DISTINCT prediction) FROM labels WHERE known_at > ? AND known_at <= ?"
-        with self._reading() as db:
-            return int(db.execute(sql, (start, micros(as_of))).fetchone()[0])
-
-    # events, rollouts, gate uses, turns
-
     def write_events(self, events: Sequence[Event]) -> int:
         """Add events; one whose id is there already is not added again."""
         sql = "INSERT INTO events (id, unit, at, kind, value) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
         with self._writing() as db:
             return max(db.executemany(sql, [(e.id, e.unit, micros(e.at), e.kind, e.value) for e in events]).rowcount, 0)
 
-    def events(self, *, since: datetime, until: datetime, kind: str | None = None) -> pl.DataFrame:
-        """Read events by an index on the time."""
-        import polars as pl
-
-        schema = {"id": pl.String, "unit": pl.String, "at": pl.Int64, "kind": pl.String, "value": pl.Float64}
-        sql = "SELECT id, unit, at, kind, value FROM events WHERE at >= ? AND at < ? AND (? IS NULL OR kind = ?) ORDER BY at, n"
-        with self._reading() as db:
-            rows = db.execute(sql, (micros(since), micros(until), kind, kind)).fetchall()
-        found = pl.DataFrame(rows, schema=schema, orient="row")
-        return found.with_columns(pl.col("at").cast(pl.Datetime("us", "UTC")))
-
-    def write_rollout(self, rollout: Rollout) -> None:
-        """Add a rollout."""
-        r = rollout
-        row = (r.outlet, r.champion, _json(dict(r.challengers)), _json(r.shadow), micros(r.at), r.why, r.by, r.back)
-        self._add("rollouts (outlet, champion, challengers, shadow, at, why, by, back)", row)
-
-    def rollouts(self, outlet: str | None = None) -> list[Rollout]:
-        """Read rollouts, oldest first."""
-        rows = self._all("outlet, champion, challengers, shadow, at, why, by, back FROM rollouts ORDER BY at, n")
-        return [
-            Rollout(
-                name, champion, json.loads(challengers), tuple(json.loads(shadow)),
-                at=from_micros(at), why=why, by=by, back=bool(back),
-            )
-            for name, champion, challengers, shadow, at, why, by, back in rows
-            if outlet in (None, name)
-        ]  # fmt: skip
-
-    def write_gate_use(self, use: GateUse) -> None:
-        """Add a gate use."""
-        u = use
-        row = (micros(u.at), u.run, u.test_version, micros(u.since), micros(u.until), u.rows, u.metric, u.result)
-        self._add("gate_uses (at, run, test_version, since, until, rows, metric, result)", row)
-
-    def gate_uses(self) -> list[GateUse]:
-        """Read gate uses, oldest first."""
-        rows = self._all("at, run, test_version, since, until, rows, metric, result FROM gate_uses ORDER BY at, n")
-        return [GateUse(from_micros(a), r, v, from_micros(s), from_micros(u), *rest) for a, r, v, s, u, *rest in rows]
-
-    def write_turn(self, turn: TurnRecord) -> None:
-        """Add a turn's state."""
-        t = turn
-        row = (t.id, micros(t.at), t.reason, t.status, t.verdict, t.release, t.seconds, _json(dict(t.detail)))
-        self._add("turns (id, at, reason, status, verdict, release, seconds, detail)", row)
-
-    def turns(self) -> list[TurnRecord]:
-        """Read each turn's latest state."""
-        rows = self._all(
-            """id, at, reason, status, verdict, release, seconds, detail FROM turns
-               JOIN (SELECT min(n) AS began, max(n) AS newest FROM turns GROUP BY id) ON n = newest ORDER BY began"""
-        )
-        return [
-            TurnRecord(i, from_micros(at), reason, status, verdict, release, seconds, json.loads(detail))
-            for i, at, reason, status, verdict, release, seconds, detail in rows
-        ]
+    def prune(self, before: datetime) -> int:
+        """Delete in one transaction, in which the triggers that refuse it are away."""
+        sql = "SELECT name, sql FROM sqlite_master WHERE type = 'trigger' AND name LIKE '%_DELETE'"
+        with self._writing() as db:
+            triggers = db.execute(sql).fetchall()
+            for name, _ in triggers:
+                db.execute(f"DROP TRIGGER {name}")
+            count = [db.execute(delete, (micros(before),)).rowcount for delete in PRUNED][-1]
+            for _, create in triggers:
+                db.execute(create)
+        return count
 
     # the connection
 
-    def _add(self, into: str, row: Sequence[Any]) -> None:
+    def _add(self, table: str, columns: str, row: Sequence[Any]) -> None:
         with self._writing() as db:
-            db.execute(f"INSERT INTO {into} VALUES ({', '.join('?' * len(row))})", row)
+            db.execute(f"INSERT INTO {table} ({columns}) VALUES ({', '.join('?' * len(row))})", row)
 
-    def _all(self, what: str) -> list[Any]:
+    def _all(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
         with self._reading() as db:
-            return db.execute(f"SELECT {what}").fetchall()
+            return db.execute(sql, values).fetchall()
 
     def _writing(self) -> contextlib.AbstractContextManager[sqlite3.Connection]:
         return self._transaction("IMMEDIATE")
@@ -329,10 +240,6 @@ class SqliteLedger:
         name = getattr(error, "sqlite_errorname", "SQLITE_CANTOPEN" if isinstance(error, OSError) else "")
         fix = next((fix for code, fix in _FIXES.items() if name.startswith(code)), None)
         return LedgerError(f"the ledger cannot be used: {error}", where=self.path, fix=fix)
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _origin(db: sqlite3.Connection, row: tuple[Any, ...]) -> int:

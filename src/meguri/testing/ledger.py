@@ -261,6 +261,7 @@ class LedgerCase:
     def test_a_wrong_table_is_told_and_not_written(self, ledger: Ledger, change: dict[str, Any], told: str) -> None:
         """The error names the column."""
         table = some_predictions(2)
+        change = dict(change)  # pytest hands the same one to every subclass
         gone = change.pop("drop", None)
         table = (
             table.drop(gone) if gone else table.with_columns(**{name: pl.lit(value) for name, value in change.items()})
@@ -329,6 +330,26 @@ class LedgerCase:
         for turn in (begun, other, done):
             ledger.write_turn(turn)
         assert ledger.turns() == [done, other]
+
+    def test_what_is_pruned_is_gone_with_its_labels(self, ledger: Ledger) -> None:
+        """Due before the moment; all else stays as it was, and what is written next counts on."""
+        ledger.write_predictions(some_predictions(6))
+        ledger.write_labels(some_labels(["k0", "k2", "k4"], [1.0, 0.0, 1.0], hour(9)))
+        ledger.write_events([Event(f"e{i}", "u0", hour(i), "buy") for i in range(8)])
+        ledger.write_turn(TurnRecord("run1", hour(1), "30 days", "done"))
+        assert ledger.prune(hour(0)) == 0
+        assert ledger.prune(hour(5)) == 3
+        assert ledger.prune(hour(5)) == 0
+        found = ledger.joined(as_of=hour(100))
+        assert found["key"].to_list() == ["k3", "k4", "k5"]
+        assert found["label"].to_list() == [None, 1.0, None]
+        assert ledger.awaited(as_of=hour(100)) == Awaited(2, hour(3))
+        assert ledger.count_labels(since=None, as_of=hour(100)) == 1
+        assert ledger.events(since=hour(0), until=hour(9))["id"].to_list() == ["e5", "e6", "e7"]
+        assert ledger.turns() == [TurnRecord("run1", hour(1), "30 days", "done")]
+        ledger.write_predictions(some_predictions(2, start=6))
+        assert ledger.joined(as_of=hour(100))["key"].to_list() == ["k3", "k4", "k5", "k6", "k7"]
+        assert ledger.write_labels(some_labels(["k0", "k6"], [1.0, 1.0], hour(9))) == LabelCounts(new=1, unmatched=1)
 
     def test_a_closed_ledger_says_so(self, ledger: Ledger) -> None:
         """Closing twice is no error; using it is one."""

@@ -1,0 +1,359 @@
+"""The ledger on a PostgreSQL server: many processes write at once, every commit synced to the disk."""
+
+from __future__ import annotations
+
+import math
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import parse_qsl, unquote, urlsplit
+from uuid import UUID
+
+from meguri.base.clock import micros
+from meguri.base.errors import LedgerError, SettingsError
+from meguri.base.extras import need
+from meguri.base.redact import MASK, redact
+from meguri.record import ledger_postgres_schema as schemas
+from meguri.record.ledger import Answer, Event, LabelCounts
+from meguri.record.ledger_sql import PRUNED, SqlLedger
+
+if TYPE_CHECKING:
+    import polars as pl
+
+T = TypeVar("T")
+
+SCHEMA = "meguri"
+_EVER = 2**63 - 1
+_TRIES = 9  # of writers that wait for each other one goes on each time
+_WAIT = 10  # seconds for a connection
+_PREDICTION = ("id", "key", "time", "due", "made_at", "origin", "score", "answer", "unit", "abstained", "features")
+_COLUMNS = ", ".join(_PREDICTION)
+_ORIGIN = "release, run, outlet, arm, propensity"
+_ADD_EVENTS = """
+    INSERT INTO events (id, unit, at, kind, value)
+    SELECT * FROM unnest(%s::text[], %s::text[], %s::bigint[], %s::text[], %s::double precision[])
+    ON CONFLICT (id) DO NOTHING"""
+# An error's class -> the next step
+_FIXES = {
+    "3D": "make the database on the server, with: createdb NAME",
+    "28": "see that user and password are right, and that the server lets this user in",
+    "42501": "give this user the right: GRANT CREATE ON DATABASE, or GRANT ALL ON the schema and its tables",
+    "53100": "free some space on the server's disk and write again",
+    "25006": "this server takes no writes: give the address of the primary",
+}
+_FIX = "see that the server runs at that address and lets this user in, then do it again: nothing is written twice"
+
+
+class PostgresLedger(SqlLedger):
+    """The ledger in the database behind ``url``, in the schema that ``?schema=`` names (default: meguri).
+
+    Other parameters of the URL are libpq's (``sslmode``, ``target_session_attrs``, …). A connection that broke is
+    opened again by the next call. When it breaks before an answer came, the call is repeated once: a write that had
+    arrived already is then told as known. When that fails too, LedgerError leaves open whether it had: write it again.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = redact(url)
+        self._place, self._schema = _place(url)
+        self._lock = threading.RLock()
+        self._db: Any = None
+        self._forget = weakref.finalize(self, lambda: None)
+        self._closed = False
+        self._origins: dict[tuple[Any, ...], int] = {}
+        self._do(lambda _: None)
+
+    def close(self) -> None:
+        """Close the connection."""
+        with self._lock:
+            self._closed = True
+            self._forget()
+
+    # predictions and labels
+
+    def write_predictions(self, table: pl.DataFrame) -> int:
+        """Write predictions; what thousands of them share is written once."""
+        import polars as pl
+
+        from meguri.record import ledger_columns
+
+        plain = pl.col("id").bin.encode("hex"), pl.col("score").fill_nan(None)
+        given = ledger_columns.predictions(table).with_columns(plain)
+
+        def write(db: Any) -> int:
+            table = ledger_columns.numbered(given, lambda shared: self._origin(db, shared))
+            return self._insert(db, list(ledger_columns.rows([table[name] for name in _PREDICTION])))
+
+        return self._do(write)
+
+    def write_answers(self, answers: Sequence[Answer]) -> int:
+        """Write answers in one transaction."""
+
+        def write(db: Any) -> int:
+            number = {origin: self._origin(db, origin) for origin in {answer.origin for answer in answers}}
+            return self._insert(db, [(a[0].hex(), *a[1:5], number[a[5]], _number(a[6]), *a[7:]) for a in answers])
+
+        return self._do(write)
+
+    def _insert(self, db: Any, rows: Sequence[tuple[Any, ...]]) -> int:
+        """Add those of the predictions that are not there yet; as a rule all are new, and one COPY will do."""
+        try:
+            _copy(db, f"predictions ({_COLUMNS})", rows)
+            return len(rows)
+        except need("psycopg.errors").UniqueViolation:
+            pass  # some ids were there already: fine, when they say the same
+        with db.transaction():
+            db.execute(schemas.GIVEN_PREDICTIONS)
+            _copy(db, f"given_predictions ({_COLUMNS})", rows)
+            add = f"INSERT INTO predictions ({_COLUMNS}) SELECT {_COLUMNS} FROM given_predictions ORDER BY row"
+            count = db.execute(f"{add} ON CONFLICT (id) DO NOTHING").rowcount
+            same = " AND ".join(f"p.{name} IS NOT DISTINCT FROM g.{name}" for name in _PREDICTION[1:])
+            other = db.execute(f"""SELECT g.id FROM given_predictions g JOIN predictions p ON p.id = g.id
+                                   WHERE NOT ({same}) LIMIT 1""").fetchone()
+            if other:
+                what = f"the prediction {other[0]} is there already, and says something else"
+                raise LedgerError(what, where=self.url, fix="give every prediction an id of its own")
+        return int(count)
+
+    def _origin(self, db: Any, row: tuple[Any, ...]) -> int:
+        """The number of what predictions share, counting from 1; it stays, so that it need not be asked again."""
+        row = (*row[:4], _number(row[4]))
+        if row not in self._origins:
+            find = f"SELECT n FROM origins WHERE ({_ORIGIN}) IS NOT DISTINCT FROM (%s, %s, %s, %s, %s)"
+            with db.transaction():
+                schemas.lock(db, self._schema, "origins")
+                found = db.execute(find, row).fetchone()
+                if not found:
+                    add = f"INSERT INTO origins (n, {_ORIGIN}) SELECT count(*) + 1, %s, %s, %s, %s, %s FROM origins"
+                    found = db.execute(f"{add} RETURNING n", row).fetchone()
+            self._origins[row] = int(found[0])
+        return self._origins[row]
+
+    def write_labels(self, table: pl.DataFrame) -> LabelCounts:
+        """Write labels beside the ones that are there, one writer at a time."""
+        import polars as pl
+
+        from meguri.record import ledger_columns
+
+        given = ledger_columns.labels(table).with_row_index("row")
+        what, kind = given.columns[1], "text" if given["value"].dtype == pl.String else "number"
+        name = pl.col("id").bin.encode("hex") if what == "id" else pl.col("key")
+        lines = list(given.select("row", "known_at", "source", "round", name, "value").iter_rows())
+
+        def write(db: Any) -> LabelCounts:
+            with db.transaction():
+                schemas.lock(db, self._schema, "labels")
+                db.execute(schemas.GIVEN_LABELS)
+                _copy(db, f"given_labels (row, known_at, source, round, {what}, {kind})", lines)
+                db.execute(f"""INSERT INTO matched SELECT g.row, p.n, g.known_at, g.source, g.round, g.number, g.text
+                               FROM given_labels g JOIN predictions p ON p.{what} = g.{what}""")
+                sql = "SELECT count(*), count(DISTINCT row), coalesce(max(round), 0) FROM matched"
+                pairs, met, last = db.execute(sql).fetchone()
+                new = db.execute("DELETE FROM awaiting WHERE prediction IN (SELECT prediction FROM matched)").rowcount
+                stored = sum(db.execute(schemas.ADD_LABELS, (number,)).rowcount for number in range(last + 1))
+            return LabelCounts(new=new, same=pairs - stored, corrected=stored - new, unmatched=given.height - met)
+
+        return self._do(write)
+
+    def joined(
+        self,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        as_of: datetime,
+        outlet: str | None = None,
+        release: str | None = None,
+        features: bool = False,
+    ) -> pl.DataFrame:
+        """Read predictions and labels by a cursor of the server's, in pieces."""
+        at = micros(as_of)
+        bounds = {"p.time >= %s": since, "p.time < %s": until}
+        window = {clause: micros(bound) for clause, bound in bounds.items() if bound is not None}
+
+        def chosen(origins: Sequence[Any]) -> list[int]:
+            return [n for n, r, _, o, *_ in origins if outlet in (None, o) and release in (None, r)]
+
+        which = chosen if (outlet, release) != (None, None) else None
+        where = ["p.due <= %s", "p.made_at <= %s", *window]
+        return self._joined(where, [at, at, *window.values()], at, window=window, chosen=which, features=features)
+
+    def find(self, name: str) -> pl.DataFrame:
+        """Look in the indexes of ids and keys."""
+        try:
+            id = UUID(name)
+        except ValueError:
+            id = None
+        return self._joined(["(p.id = %s OR p.key = %s)"], [id, name], _EVER, features=True)
+
+    def queue(self, *, limit: int) -> pl.DataFrame:
+        """Look in the small index of the abstained."""
+        some = """p.n IN (SELECT n FROM predictions q WHERE abstained
+                          AND EXISTS (SELECT FROM awaiting WHERE prediction = q.n) ORDER BY n LIMIT %s)"""
+        return self._joined([some], [limit], _EVER, features=True)
+
+    def _joined(
+        self,
+        where: Sequence[str],
+        values: Sequence[Any],
+        as_of: int,
+        *,
+        window: Mapping[str, int] = MappingProxyType({}),
+        chosen: Callable[[Sequence[Any]], list[int]] | None = None,
+        features: bool,
+    ) -> pl.DataFrame:
+        from meguri.record import ledger_columns
+
+        wanted = "p.score, p.answer, p.unit, p.abstained::int" + (", p.features" if features else "")
+
+        def read(db: Any) -> pl.DataFrame:
+            with db.transaction():  # one look at all three tables
+                db.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+                db.execute("SET LOCAL cursor_tuple_fraction = 1")  # all rows are wanted, not the first ones soon
+                origins = db.execute(f"SELECT n, {_ORIGIN} FROM origins ORDER BY n").fetchall()
+                clauses, bound, ends = list(where), list(values), (1, _EVER)
+                if (
+                    window
+                ):  # what one window holds was written about together: then both tables are read from there to there
+                    # The sum keeps the planner from walking along the index of n until a row fits.
+                    span = f"SELECT min(n + 0), max(n + 0) FROM predictions p WHERE {' AND '.join(window)}"
+                    ends = db.execute(span, list(window.values())).fetchone()
+                if chosen:
+                    clauses.append("p.origin = ANY(%s)")
+                    bound.append(chosen(origins))
+                sql = f"""SELECT uuid_send(p.id), p.key, p.time, p.due, p.made_at, p.origin, {wanted},
+                                 l.number, l.text, l.known_at, l.source
+                          FROM predictions p LEFT JOIN labels l
+                            ON l.prediction = p.n AND l.prediction BETWEEN %s AND %s AND l.known_at <= %s
+                          WHERE p.n BETWEEN %s AND %s AND {" AND ".join(clauses)}
+                          ORDER BY p.n, l.known_at, l.version"""
+                with db.cursor("joined", binary=True) as cursor:
+                    cursor.itersize = ledger_columns.PIECE
+                    cursor.execute(sql, [*ends, as_of, *ends, *bound])
+                    return ledger_columns.joined(_labelled(cursor), origins, features=features)
+
+        return self._do(read)
+
+    # events, and the small tables
+
+    def write_events(self, events: Sequence[Event]) -> int:
+        """Add events; one whose id is there already is not added again."""
+        rows = [(e.id, e.unit, micros(e.at), e.kind, float(e.value)) for e in events]
+        columns = [list(column) for column in zip(*rows, strict=True)] or [[]] * 5
+        return self._do(lambda db: int(db.execute(_ADD_EVENTS, columns).rowcount))
+
+    def _add(self, table: str, columns: str, row: Sequence[Any]) -> None:
+        """Add a row, unless it is the last one: then an earlier try had arrived."""
+
+        def write(db: Any) -> None:
+            with db.transaction():
+                schemas.lock(db, self._schema, table)
+                last = db.execute(f"SELECT {columns} FROM {table} ORDER BY n DESC LIMIT 1").fetchone()
+                if last != tuple(row):
+                    marks = ", ".join(["%s"] * len(row))
+                    db.execute(f"INSERT INTO {table} ({columns}) VALUES ({marks})", row)
+
+        self._do(write)
+
+    def _all(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
+        return self._do(lambda db: list(db.execute(sql.replace("?", "%s"), values).fetchall()))
+
+    def prune(self, before: datetime) -> int:
+        """Delete in one transaction, which tells the triggers that it may; the space goes to what is written next."""
+
+        def write(db: Any) -> int:
+            with db.transaction():
+                schemas.lock(db, self._schema, "labels")  # none may come meanwhile for what goes
+                db.execute("SET LOCAL meguri.prune = 'on'")
+                return int([db.execute(sql.replace("?", "%s"), (micros(before),)).rowcount for sql in PRUNED][-1])
+
+        return self._do(write)
+
+    # the connection
+
+    def _do(self, work: Callable[[Any], T]) -> T:
+        """What the work gives, which is done again when the connection broke or two writers waited for each other."""
+        psycopg, tries = need("psycopg"), 0
+        with self._lock:
+            while True:
+                try:
+                    return work(self._connected())
+                except LedgerError as error:
+                    error.where = error.where or self.url
+                    raise
+                except psycopg.Error as error:
+                    tries += 1
+                    broken = self._db is not None and (self._db.closed or (error.sqlstate or "").startswith("57P"))
+                    if broken:
+                        self._forget()
+                        self._db = None
+                    met = isinstance(error, psycopg.errors.DeadlockDetected)
+                    if not (broken and tries == 1) and not (met and tries < _TRIES):
+                        raise self._explained(error) from None  # its own text may hold the password
+
+    def _connected(self) -> Any:
+        if self._closed:
+            raise LedgerError("the ledger is closed", where=self.url, fix="open it again")
+        if self._db is None:
+            psycopg = need("psycopg")
+            self._origins.clear()  # another server may have taken over, which never got the last ones
+            db = psycopg.connect(**self._place, autocommit=True)
+            try:
+                schemas.prepare(db, self._schema)
+            except BaseException:
+                db.close()
+                raise
+            self._db, self._forget = db, weakref.finalize(self, db.close)  # for those who forget to close
+        return self._db
+
+    def _explained(self, error: Any) -> LedgerError:
+        state = error.sqlstate or ""
+        fix = next((fix for code, fix in _FIXES.items() if state.startswith(code)), _FIX)
+        text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        secret = self._place.get("password")
+        hidden = redact(text.replace(secret, MASK) if secret else text)
+        return LedgerError(f"the ledger cannot be used: {hidden}", where=self.url, fix=fix)
+
+
+def _place(url: str) -> tuple[dict[str, Any], str]:
+    """What libpq needs to know, and the schema.
+
+    Raises SettingsError for what is no URL, such as one whose password is not quoted.
+    """
+    psycopg = need("psycopg")
+    try:
+        parts = urlsplit(url)
+        if "@" in parts.path + parts.query + parts.fragment:
+            raise ValueError
+        place: dict[str, Any] = {
+            "host": parts.hostname, "port": parts.port, "dbname": unquote(parts.path[1:]) or None,
+            "user": unquote(parts.username) if parts.username else None,
+            "password": unquote(parts.password) if parts.password else None,
+        }  # fmt: skip
+        options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
+        schema = options.pop("schema", SCHEMA)
+        place = {"connect_timeout": _WAIT, "application_name": "meguri"} | place | options
+        psycopg.conninfo.make_conninfo(**place)
+    except (ValueError, psycopg.ProgrammingError):
+        fix = "write postgres://user:password@host:5432/database, with % codes for @ : / ? # and % in the password"
+        raise SettingsError(f"'{redact(url)}' is no ledger", where="ledger", fix=fix) from None
+    return {name: value for name, value in place.items() if value is not None}, schema
+
+
+def _copy(db: Any, into: str, rows: Iterable[tuple[Any, ...]]) -> None:
+    with db.cursor().copy(f"COPY {into} FROM STDIN") as copy:
+        for row in rows:
+            copy.write_row(row)
+
+
+def _number(value: float | None) -> float | None:
+    """SQLite keeps what is no number as null, and so does this ledger."""
+    return None if value is None or math.isnan(value) else value
+
+
+def _labelled(cursor: Any) -> Iterator[tuple[Any, ...]]:
+    """Rows whose label is a number or a text, from rows that have a column for each."""
+    for row in cursor:
+        number, text = row[-4:-2]
+        yield (*row[:-4], number if text is None else text, *row[-2:])

@@ -1,0 +1,139 @@
+"""What the ledgers in SQL databases have in common: the small tables, and the questions that both answer alike."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from meguri.base.clock import from_micros, micros
+from meguri.record.ledger import Awaited, GateUse, Rollout, TurnRecord
+
+if TYPE_CHECKING:
+    import polars as pl
+
+# The predictions whose first label came after `as_of` were still awaited then.
+_AWAITED = """
+    SELECT count(*), min(time) FROM (
+      SELECT time FROM awaiting WHERE made_at <= ? AND due <= ?
+      UNION ALL
+      SELECT time FROM predictions p WHERE made_at <= ? AND due <= ?
+         AND n IN (SELECT prediction FROM labels WHERE known_at > ?)
+         AND NOT EXISTS (SELECT 1 FROM labels WHERE prediction = p.n AND known_at <= ?)) AS waiting"""
+_MADE = """
+    SELECT release, run, outlet, arm, count, since, until FROM origins
+    JOIN (SELECT origin, count(*) AS count, min(time) AS since, max(time) AS until
+          FROM predictions GROUP BY origin) AS made ON origin = n ORDER BY n"""
+
+
+# What `prune` deletes before a moment, in this order; the predictions last, whose count it tells.
+PRUNED = (
+    "DELETE FROM events WHERE at < ?",
+    "DELETE FROM labels WHERE prediction IN (SELECT n FROM predictions WHERE due < ?)",
+    "DELETE FROM awaiting WHERE due < ?",
+    "DELETE FROM predictions WHERE due < ?",
+)
+
+
+class SqlLedger:
+    """The part of a ledger that two methods of a database are enough for: ``_all`` reads rows, ``_add`` adds one."""
+
+    def _all(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
+        """The rows that a statement gives, its values marked by ``?``."""
+        raise NotImplementedError
+
+    def _add(self, table: str, columns: str, row: Sequence[Any]) -> None:
+        """Add a row in a transaction of its own."""
+        raise NotImplementedError
+
+    def keys(self, *, since: datetime, until: datetime, outlet: str | None = None) -> list[str]:
+        """Read keys by an index on the time."""
+        sql = "SELECT p.key FROM predictions p JOIN origins o ON o.n = p.origin WHERE p.time >= ? AND p.time < ?"
+        values = [micros(since), micros(until)]
+        if outlet is None:
+            return [key for (key,) in self._all(sql, values)]
+        return [key for (key,) in self._all(f"{sql} AND o.outlet = ?", [*values, outlet])]
+
+    def made(self) -> pl.DataFrame:
+        """Count in one pass over the predictions."""
+        import polars as pl
+
+        text, at = dict.fromkeys(("release", "run", "outlet", "arm"), pl.String), pl.Datetime("us", "UTC")
+        schema = {**text, "count": pl.Int64, "since": pl.Int64, "until": pl.Int64}
+        found = pl.DataFrame(self._all(_MADE), schema=schema, orient="row")
+        return found.with_columns(pl.col("since", "until").cast(at))
+
+    def awaited(self, *, as_of: datetime, due_by: datetime | None = None) -> Awaited:
+        """Count from the small table of the awaited, not from all predictions."""
+        at, due = micros(as_of), 2**63 - 1 if due_by is None else micros(due_by)
+        count, oldest = self._all(_AWAITED, (at, due, at, due, at, at))[0]
+        return Awaited(count, None if oldest is None else from_micros(oldest))
+
+    def count_labels(self, *, since: datetime | None, as_of: datetime) -> int:
+        """Count from an index."""
+        start = -(2**63) if since is None else micros(since)
+        sql = "SELECT count(DISTINCT prediction) FROM labels WHERE known_at > ? AND known_at <= ?"
+        return int(self._all(sql, (start, micros(as_of)))[0][0])
+
+    def events(self, *, since: datetime, until: datetime, kind: str | None = None) -> pl.DataFrame:
+        """Read events by an index on the time."""
+        import polars as pl
+
+        schema = {"id": pl.String, "unit": pl.String, "at": pl.Int64, "kind": pl.String, "value": pl.Float64}
+        which, values = ("", ()) if kind is None else (" AND kind = ?", (kind,))
+        sql = f"SELECT id, unit, at, kind, value FROM events WHERE at >= ? AND at < ?{which} ORDER BY at, n"
+        found = pl.DataFrame(self._all(sql, (micros(since), micros(until), *values)), schema=schema, orient="row")
+        return found.with_columns(pl.col("at").cast(pl.Datetime("us", "UTC")))
+
+    def write_rollout(self, rollout: Rollout) -> None:
+        """Add a rollout."""
+        r = rollout
+        row = (r.outlet, r.champion, _json(dict(r.challengers)), _json(r.shadow), micros(r.at), r.why, r.by, r.back)
+        self._add("rollouts", "outlet, champion, challengers, shadow, at, why, by, back", row)
+
+    def rollouts(self, outlet: str | None = None) -> list[Rollout]:
+        """Read rollouts, oldest first."""
+        rows = self._all("SELECT outlet, champion, challengers, shadow, at, why, by, back FROM rollouts ORDER BY at, n")
+        return [
+            Rollout(
+                name, champion, json.loads(challengers), tuple(json.loads(shadow)),
+                at=from_micros(at), why=why, by=by, back=bool(back),
+            )
+            for name, champion, challengers, shadow, at, why, by, back in rows
+            if outlet in (None, name)
+        ]  # fmt: skip
+
+    def write_gate_use(self, use: GateUse) -> None:
+        """Add a gate use."""
+        u = use
+        row = (micros(u.at), u.run, u.test_version, micros(u.since), micros(u.until), u.rows, u.metric, u.result)
+        self._add("gate_uses", "at, run, test_version, since, until, rows, metric, result", row)
+
+    def gate_uses(self) -> list[GateUse]:
+        """Read gate uses, oldest first."""
+        sql = "SELECT at, run, test_version, since, until, rows, metric, result FROM gate_uses ORDER BY at, n"
+        uses = self._all(sql)
+        return [GateUse(from_micros(a), r, v, from_micros(s), from_micros(u), *rest) for a, r, v, s, u, *rest in uses]
+
+    def write_turn(self, turn: TurnRecord) -> None:
+        """Add a turn's state."""
+        t = turn
+        row = (t.id, micros(t.at), t.reason, t.status, t.verdict, t.release, t.seconds, _json(dict(t.detail)))
+        self._add("turns", "id, at, reason, status, verdict, release, seconds, detail", row)
+
+    def turns(self) -> list[TurnRecord]:
+        """Read each turn's latest state."""
+        rows = self._all(
+            """SELECT id, at, reason, status, verdict, release, seconds, detail FROM turns
+               JOIN (SELECT min(n) AS began, max(n) AS newest FROM turns GROUP BY id) AS ends ON n = newest
+               ORDER BY began"""
+        )
+        return [
+            TurnRecord(i, from_micros(at), reason, status, verdict, release, seconds, json.loads(detail))
+            for i, at, reason, status, verdict, release, seconds, detail in rows
+        ]
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)
