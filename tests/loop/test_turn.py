@@ -64,6 +64,19 @@ def test_what_the_run_was_made_of_is_in_mlflow(project_root: Path) -> None:
     assert version.tags["release_id"] == record.release
 
 
+def test_no_secret_of_the_settings_is_kept_with_a_run(project_root: Path) -> None:
+    with (project_root / "hydra" / "default.yaml").open("a") as file:
+        file.write("warehouse: postgres://me:hunter2@db.example/shop\n")
+    record = turn(Project.open(project_root), now=START, reason="first")
+    kept = [path for path in (project_root / "outputs").rglob("*") if path.is_file()]
+    assert len(kept) > 20
+    assert [path for path in kept if b"hunter2" in path.read_bytes()] == []
+    command = [sys.executable, "-m", "meguri", "rerun", record.id]
+    again = subprocess.run(command, cwd=project_root, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "hunter2" not in again.stdout + again.stderr
+
+
 def test_the_second_turn_is_judged_against_the_first(project_root: Path) -> None:
     do_turn(project_root)
     project = Project.open(project_root)

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,6 +25,7 @@ from meguri.record import rollout
 from meguri.record.ledger import Ledger, open_ledger
 
 AT = datetime(2024, 3, 1, tzinfo=UTC)
+LATER = datetime(2100, 1, 1, tzinfo=UTC)
 ROW = json.loads(rows("binary").drop("delay").head(1).write_json())[0]
 
 
@@ -132,3 +134,27 @@ def serving(root: Path, *options: str) -> Iterator[Served]:
         yield served
     finally:
         served.close()
+
+
+def row(name: str, **more: Any) -> dict[str, Any]:
+    """A good row of that key."""
+    return {**ROW, "flight": name, **more}
+
+
+def hammer(served: Served, stop: threading.Event, name: str, got: list[str], failed: list[Any]) -> None:
+    number = 0
+    while not stop.is_set():
+        number += 1
+        try:
+            status, answer = served.ask("POST", "/predict", row(f"{name}-{number}"))
+        except OSError:
+            return  # it was killed
+        (got if status == 200 else failed).append(answer["prediction_id"] if status == 200 else answer)
+
+
+def under_load(served: Served) -> tuple[threading.Event, list[threading.Thread], list[str], list[Any]]:
+    stop, got, failed = threading.Event(), list[str](), list[Any]()
+    threads = [threading.Thread(target=hammer, args=(served, stop, f"t{i}", got, failed)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    return stop, threads, got, failed

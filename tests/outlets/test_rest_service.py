@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sqlite3
-import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,23 +10,16 @@ from typing import Any
 
 import polars as pl
 import pytest
-from outlets.serving import AT, ROW, Served, free, serving
+from outlets.serving import AT, LATER, ROW, Served, free, row, serving, under_load
 from record.releases import rows
 
-from meguri.record import rollout
 from meguri.record.release import Release
-
-LATER = datetime(2100, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with serving(tmp_path_factory.mktemp("served") / "alarm") as running:
         yield running
-
-
-def row(name: str, **more: Any) -> dict[str, Any]:
-    return {**ROW, "flight": name, **more}
 
 
 def test_an_answer_is_the_release_s_and_in_the_ledger(served: Served) -> None:
@@ -161,126 +152,6 @@ def test_a_request_id_is_kept(served: Served) -> None:
     assert (
         served.whole("GET", "/healthz", **{"x-request-id": "no spaces please"})[1]["x-request-id"] != "no spaces please"
     )
-
-
-# rollouts: each test has a service of its own
-
-
-@pytest.fixture
-def alone(tmp_path: Path) -> Iterator[Served]:
-    with serving(tmp_path / "alarm") as running:
-        yield running
-
-
-def released(served: Served, names: list[str]) -> dict[str, str]:
-    status, answers = served.ask("POST", "/predict", [row(name) for name in names])
-    assert status == 200, answers
-    return {answer["key"]: answer["release"] for answer in answers}
-
-
-def test_a_challenger_gets_its_share_and_keeps_its_units(alone: Served) -> None:
-    units = [f"unit{i}" for i in range(900)]
-    assert set(released(alone, units).values()) == {"r-1"}
-    alone.roll("r-1", challengers={"r-2": 0.2})
-    alone.until(lambda: "r-2" in released(alone, units).values())
-    first = released(alone, units)
-    assert 120 < list(first.values()).count("r-2") < 240
-    assert released(alone, units) == first
-    alone.roll("r-1", challengers={"r-2": 0.5})
-    alone.until(lambda: list(released(alone, units).values()).count("r-2") > 300)
-    second = released(alone, units)
-    assert {unit for unit in units if first[unit] == "r-2"} <= {unit for unit in units if second[unit] == "r-2"}
-    kept = alone.ledger.joined(as_of=LATER).filter(pl.col("arm") == "challenger")
-    assert set(kept["propensity"]) == {0.2, 0.5}
-    rollout.promote(alone.ledger, "rest", "r-2", at=AT + timedelta(days=1), why="better", by="test")
-    alone.until(lambda: set(released(alone, units).values()) == {"r-2"})
-    rollout.rollback(alone.ledger, "rest", at=AT + timedelta(days=2), why="worse", by="test")
-    alone.until(lambda: set(released(alone, units).values()) == {"r-1"})
-
-
-def test_a_shadow_is_asked_and_never_answers(alone: Served) -> None:
-    alone.roll("r-1", shadow=["r-2"])
-    alone.until(lambda: released(alone, ["s"]) == {"s": "r-1"} and alone.ledger.find("s").filter(arm="shadow").height)
-    kept = alone.ledger.find("s")
-    assert set(kept["release"]) == {"r-1", "r-2"}
-    assert kept.filter(arm="shadow")["propensity"].to_list()[0] == 0.0
-
-
-def test_a_broken_release_is_refused_and_the_old_one_goes_on(alone: Served) -> None:
-    model = alone.outputs / "releases" / "r-2" / "model.onnx"
-    whole = model.read_bytes()
-    model.write_bytes(whole[: len(whole) // 2])
-    alone.roll("r-2")
-    alone.until(lambda: "model.onnx was changed" in str(alone.ask("GET", "/readyz")[1]["refused"]))
-    assert released(alone, ["on"]) == {"on": "r-1"}
-    alone.roll("none")
-    alone.until(lambda: "no release 'none'" in str(alone.ask("GET", "/readyz")[1]["refused"]))
-    model.write_bytes(whole)
-    alone.roll("r-2")
-    alone.until(lambda: released(alone, ["on"]) == {"on": "r-2"})
-    assert alone.ask("GET", "/readyz")[1]["refused"] is None
-    (alone.outputs / "releases" / "r-2" / "model.onnx").write_bytes(b"")  # what is loaded does not need its file
-    assert released(alone, ["on"]) == {"on": "r-2"}
-
-
-def hammer(served: Served, stop: threading.Event, name: str, got: list[str], failed: list[Any]) -> None:
-    number = 0
-    while not stop.is_set():
-        number += 1
-        try:
-            status, answer = served.ask("POST", "/predict", row(f"{name}-{number}"))
-        except OSError:
-            return  # it was killed
-        (got if status == 200 else failed).append(answer["prediction_id"] if status == 200 else answer)
-
-
-def under_load(served: Served) -> tuple[threading.Event, list[threading.Thread], list[str], list[Any]]:
-    stop, got, failed = threading.Event(), list[str](), list[Any]()
-    threads = [threading.Thread(target=hammer, args=(served, stop, f"t{i}", got, failed)) for i in range(4)]
-    for thread in threads:
-        thread.start()
-    return stop, threads, got, failed
-
-
-def test_kill_9_loses_no_answer_that_was_given(alone: Served) -> None:
-    for _ in range(3):
-        _, threads, got, failed = under_load(alone)
-        alone.until(lambda got=got: len(got) > 50)  # type: ignore[misc]
-        alone.kill()
-        for thread in threads:
-            thread.join()
-        assert not failed
-        kept = alone.ledger.joined(as_of=LATER)["prediction_id"].to_list()
-        assert set(got) <= set(kept)
-        assert len(kept) == len(set(kept))
-        alone.start()
-
-
-def test_rollouts_under_load_fail_no_request(alone: Served) -> None:
-    stop, threads, got, failed = under_load(alone)
-    for champion in ("r-2", "r-1", "r-2"):
-        alone.roll(champion, challengers={"r-1" if champion == "r-2" else "r-2": 0.3})
-        alone.until(lambda champion=champion: alone.ask("GET", "/readyz")[1]["release"] == champion)
-    stop.set()
-    for thread in threads:
-        thread.join()
-    assert got
-    assert not failed
-
-
-def test_a_ledger_that_cannot_be_written_refuses(alone: Served) -> None:
-    assert released(alone, ["before"])
-    with sqlite3.connect(alone.outputs / "ledger.db") as db:
-        db.execute("CREATE TRIGGER full BEFORE INSERT ON predictions BEGIN SELECT RAISE(ABORT, 'no space'); END")
-    status, headers, problem = alone.whole("POST", "/predict", row("lost"))
-    assert (status, headers["retry-after"]) == (503, "1")
-    assert "could not be written down" in problem["detail"]
-    with sqlite3.connect(alone.outputs / "ledger.db") as db:
-        db.execute("DROP TRIGGER full")
-    db.close()
-    assert released(alone, ["after"])
-    assert alone.ledger.find("lost").is_empty()
-    assert "no space" in alone.log()
 
 
 def test_several_workers_and_a_stop(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import sys
@@ -18,6 +19,7 @@ import polars as pl
 from meguri.base.clock import moment
 from meguri.base.errors import MeguriError
 from meguri.base.files import new_folder, read_json, write_json
+from meguri.base.redact import MASK
 from meguri.loop.job import before, import_from
 from meguri.loop.project import Project
 from meguri.loop.settings import Settings, judge
@@ -71,6 +73,20 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
+def _unmasked(kept: dict[str, Any], project: Project) -> dict[str, Any]:
+    """The settings that a run kept, with the secrets of today in the place of those that it did not keep."""
+    if MASK not in json.dumps(kept):
+        return kept
+
+    def whole(then: Any, now: Any) -> Any:
+        if isinstance(then, dict) and isinstance(now, dict):
+            return {name: whole(value, now.get(name)) for name, value in then.items()}
+        return now if isinstance(then, str) and MASK in then and now is not None else then
+
+    found: dict[str, Any] = whole(kept, project.settings().model_dump(mode="json"))
+    return found
+
+
 def _begin(project: Project, old: Run, asked: Mapping[str, Any]) -> Steps:
     """The run, with the same id, moment and settings, and the ledger as it was when the gate was asked."""
     if "settings" in asked["present"]:
@@ -79,7 +95,7 @@ def _begin(project: Project, old: Run, asked: Mapping[str, Any]) -> Steps:
         kind = Settings
         if (project.root / "src" / "configurations.py").is_file():
             kind = import_from(project.root, "src.configurations", "Config")
-        settings = judge(old.settings, kind, project.root / "hydra")
+        settings = judge(_unmasked(old.settings, project), kind, project.root / "hydra")
     folder = project.outputs / "runs" / old.id
     folder.mkdir(parents=True, exist_ok=True)
     run = Run(

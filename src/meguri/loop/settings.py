@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from meguri.base.clock import duration
 from meguri.base.errors import MeguriError, SettingsError
 from meguri.base.files import read_json, write_json
+from meguri.base.redact import redact
 from meguri.loop.model_params import model_parameters
 
 
@@ -348,8 +349,12 @@ def reads_environment(root: Path) -> bool:
 
 
 def remember(path: Path, root: Path, settings: Settings) -> None:
-    """Keep the judged settings, so that a tick with nothing to do need not import Hydra."""
-    write_json(path, {"fingerprint": fingerprint(root), "settings": settings.model_dump(mode="json")})
+    """Keep the judged settings, so that a tick with nothing to do need not import Hydra; not those with a secret."""
+    plain = settings.model_dump(mode="json")
+    if redact(plain) == plain:
+        write_json(path, {"fingerprint": fingerprint(root), "settings": plain})
+    else:
+        path.unlink(missing_ok=True)
 
 
 def recall(path: Path, root: Path) -> dict[str, Any] | None:

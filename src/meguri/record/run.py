@@ -13,6 +13,7 @@ from meguri.base.clock import moment
 from meguri.base.errors import JobError
 from meguri.base.files import read_json, write_atomic, write_json
 from meguri.base.ids import stamp_id
+from meguri.base.redact import redact
 from meguri.record.packages import installed
 
 LOCKS = ("uv.lock", "poetry.lock", "Pipfile.lock", "requirements.txt")
@@ -149,8 +150,8 @@ class Run:
             return None
 
     def save(self) -> Run:
-        """Write ``run.json`` whole."""
-        kept = asdict(self)
+        """Write ``run.json`` whole, without the secrets of its settings."""
+        kept = {**asdict(self), "settings": redact(self.settings)}
         kept["at"] = self.at.isoformat()
         del kept["folder"]
         write_json(self.folder / "run.json", kept)
