@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -170,14 +173,24 @@ def test_several_workers_and_a_stop(tmp_path: Path) -> None:
         assert running.stop() == 0
 
 
+def test_a_slow_client_is_told(tmp_path: Path) -> None:
+    served = Served(tmp_path / "alarm", "outlets: {rest: {seconds: 0.3}}")
+    try:
+        served.start()
+        with socket.create_connection(("127.0.0.1", served.port), timeout=30) as slow:
+            head = f"POST /predict HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {served.token}\r\nContent-Length: 100\r\n\r\n"
+            slow.sendall(head.encode() + b'{"flight": ')
+            assert slow.recv(4096).startswith(b"HTTP/1.1 408 ")
+        assert served.ask("POST", "/predict", ROW)[0] == 200
+    finally:
+        served.close()
+
+
 def test_nothing_is_ready_before_something_is_live(tmp_path: Path) -> None:
     served = Served(tmp_path / "alarm")
     (served.outputs / "ledger.db").unlink()
     for more in served.outputs.glob("ledger.db-*"):
         more.unlink()
-    import subprocess
-    import sys
-
     with (served.root / "serve.log").open("wb") as log:
         command = [sys.executable, "-m", "meguri", "serve", "--port", str(served.port), "--no-token"]
         served.process = subprocess.Popen(command, cwd=served.root, stderr=log, stdout=log, start_new_session=True)
@@ -192,10 +205,6 @@ def test_nothing_is_ready_before_something_is_live(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_served(tmp_path: Path) -> None:
-    import socket
-    import subprocess
-    import sys
-
     served = Served(tmp_path / "alarm")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -214,7 +214,7 @@ def test_a_folder_in_the_way(tmp_path: Path) -> None:
 
 
 def test_another_process_holds_the_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger_sqlite, "BUSY", 0.01)
+
     path = tmp_path / "ledger.db"
     with (
         closing(open_ledger(f"sqlite:///{path}")) as ledger,

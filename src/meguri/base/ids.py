@@ -51,7 +51,8 @@ class Ids:
     """UUIDv7 one by one for a process that answers requests; ascending, and used from one thread."""
 
     def __init__(self) -> None:
-        self._millis = self._tick = 0
+        self._millis = self._tick = self._used = 0
+        self._noise = b""
 
     def take(self, count: int) -> list[tuple[bytes, str]]:
         """``count`` ids as 16 bytes and as text, stamped with now.
@@ -59,7 +60,12 @@ class Ids:
         The 12 bits after the time count within a millisecond, from a random start; 62 bits are random.
         """
         millis = time.time_ns() // 1_000_000
-        noise = os.urandom(8 * count)
+        if (
+            len(self._noise) - self._used < 8 * count
+        ):  # asked for in advance: each call costs as much as an answer's JSON
+            self._noise, self._used = os.urandom(max(8192, 8 * count)), 0
+        noise = self._noise[self._used : self._used + 8 * count]
+        self._used += 8 * count
         found = []
         for place in range(count):
             if millis > self._millis:

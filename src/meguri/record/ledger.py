@@ -221,10 +221,11 @@ class Ledger(Protocol):
         """Let go of the store; closing again does nothing."""
 
 
-def open_ledger(url: str) -> Ledger:
+def open_ledger(url: str, *, busy: float = 30.0) -> Ledger:
     """The ledger at ``url``, made when it is not there: ``sqlite:///outputs/ledger.db``, or four slashes for an absolute path.
 
     Or on a PostgreSQL server: ``postgres://user:password@host:5432/database``, where ``?schema=name`` keeps several apart.
+    A file waits ``busy`` seconds while another process writes to it, and then raises LedgerBusy.
     Raises SettingsError for a URL that is none, LedgerError when the store cannot be opened.
     """
     scheme, _, rest = url.partition("://")
@@ -232,5 +233,6 @@ def open_ledger(url: str) -> Ledger:
     if scheme not in LEDGERS or not rest.strip("/") or (file and not rest.startswith("/")):
         fix = "write sqlite:///outputs/ledger.db or postgres://user:password@host:5432/database"
         raise SettingsError(f"'{redact(url)}' is no ledger", where="ledger", fix=fix)
-    opened: Ledger = plugins.load(LEDGERS[scheme])(Path(rest[1:]) if file else url)
+    kind = plugins.load(LEDGERS[scheme])
+    opened: Ledger = kind(Path(rest[1:]), busy=busy) if file else kind(url)
     return opened

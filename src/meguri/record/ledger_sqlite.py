@@ -8,12 +8,14 @@ import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from meguri.base.clock import micros
-from meguri.base.errors import LedgerError
+from meguri.base.errors import LedgerBusy, LedgerError
 from meguri.base.files import locked
 from meguri.record.ledger import Answer, Event, LabelCounts
 from meguri.record.ledger_migrations import MIGRATIONS, migrate, version
@@ -22,10 +24,9 @@ from meguri.record.ledger_sql import PRUNED, SqlLedger
 if TYPE_CHECKING:
     import polars as pl
 
-BUSY = 30.0  # seconds to wait for another process's write
+TOGETHER = 256  # predictions in one statement: for each Python lets go of its lock, and takes it again
 _PREDICTION = ("id", "key", "time", "due", "made_at", "origin", "score", "answer", "unit", "abstained", "features")
 _MARKS = ", ".join("?" * len(_PREDICTION))
-_ADD_PREDICTION = f"INSERT INTO predictions ({', '.join(_PREDICTION)}) VALUES ({_MARKS}) ON CONFLICT DO NOTHING"
 _SAME_PREDICTION = f"SELECT 1 FROM predictions WHERE ({', '.join(_PREDICTION)}) IS ({_MARKS}) AND id = ?"
 _ORIGINS = "SELECT n, release, run, outlet, arm, propensity FROM origins ORDER BY n"
 _ADD_LABELS = """
@@ -54,12 +55,12 @@ _FIXES = {
 class SqliteLedger(SqlLedger):
     """The ledger in the SQLite file ``path``, made with its folder when it is not there."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, busy: float = 30.0) -> None:
         self.path = path
         self._lock = threading.RLock()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, timeout=BUSY, isolation_level=None, check_same_thread=False)
+            self._db = sqlite3.connect(path, timeout=busy, isolation_level=None, check_same_thread=False)
             try:
                 self._prepare()
             except BaseException:
@@ -102,14 +103,21 @@ class SqliteLedger(SqlLedger):
     def _insert(self, db: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> int:
         """Add those of the predictions that are not there yet."""
         last = db.execute("SELECT coalesce(max(n), 0) FROM predictions").fetchone()
-        count = db.executemany(_ADD_PREDICTION, rows).rowcount
+        count = place = 0
+        while place < len(
+            rows
+        ):  # 16 + 8 + 1 rows rather than 25 or one by one: few statements, and each is prepared once
+            some = min(TOGETHER, 1 << (len(rows) - place).bit_length() - 1)
+            values = [*chain.from_iterable(rows[place : place + some])]
+            count += db.execute(_adding(some), values).rowcount
+            place += some
         if count < len(rows):  # some ids were there already: fine, when they say the same
             for row in rows:
                 if not db.execute(_SAME_PREDICTION, (*row, row[0])).fetchone():
                     what = f"the prediction {UUID(bytes=row[0])} is there already, and says something else"
                     raise LedgerError(what, where=self.path, fix="give every prediction an id of its own")
         db.execute("INSERT INTO awaiting SELECT n, time, due, made_at FROM predictions WHERE n > ?", last)
-        return max(count, 0)
+        return count
 
     def write_labels(self, table: pl.DataFrame) -> LabelCounts:
         """Write labels beside the ones that are there."""
@@ -239,7 +247,8 @@ class SqliteLedger(SqlLedger):
             return error
         name = getattr(error, "sqlite_errorname", "SQLITE_CANTOPEN" if isinstance(error, OSError) else "")
         fix = next((fix for code, fix in _FIXES.items() if name.startswith(code)), None)
-        return LedgerError(f"the ledger cannot be used: {error}", where=self.path, fix=fix)
+        kind = LedgerBusy if name.startswith("SQLITE_BUSY") else LedgerError
+        return kind(f"the ledger cannot be used: {error}", where=self.path, fix=fix)
 
 
 def _origin(db: sqlite3.Connection, row: tuple[Any, ...]) -> int:
@@ -249,3 +258,9 @@ def _origin(db: sqlite3.Connection, row: tuple[Any, ...]) -> int:
     if found:
         return int(found[0])
     return int(db.execute(f"INSERT INTO origins ({columns}) VALUES (?, ?, ?, ?, ?)", row).lastrowid or 0)
+
+
+@cache
+def _adding(rows: int) -> str:
+    marks = ", ".join([f"({_MARKS})"] * rows)
+    return f"INSERT INTO predictions ({', '.join(_PREDICTION)}) VALUES {marks} ON CONFLICT DO NOTHING"

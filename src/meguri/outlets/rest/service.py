@@ -33,6 +33,7 @@ from meguri.record.ledger import Answer, open_ledger
 if TYPE_CHECKING:
     from meguri.data.contract import Contract
 
+BUSY = 0.02  # seconds that the loop waits for another process's commit before a thread goes on waiting
 log = logging.getLogger("meguri.rest")
 
 
@@ -67,8 +68,9 @@ class Service:
         self.options, self.metrics = options, Metrics()
         self._ids, self._abstain = Ids(), Abstain(**options.abstain)
         self._online = None if options.project is None else Filler.of(Path(options.project))
-        self._ledger = open_ledger(options.ledger)  # the writer's; the others look and label beside it
-        self._beside = open_ledger(options.ledger)
+        # the writer's own; whatever else looks and labels does so beside it
+        self._near = open_ledger(options.ledger, busy=BUSY) if options.ledger.startswith("sqlite:") else None
+        self._far, self._beside = open_ledger(options.ledger), open_ledger(options.ledger)
         self._writer: Writer | None = None
         self.follower = Follower(
             self._beside,
@@ -81,16 +83,18 @@ class Service:
 
     def start(self) -> None:
         """Begin to follow the rollouts and to write; called once, in the loop that serves."""
-        self._writer = Writer(self._ledger, asyncio.get_running_loop(), told=self.metrics.committed)
+        loop = asyncio.get_running_loop()
+        self._writer = Writer(self._near, self._far, loop, told=self.metrics.committed)
         self.follower.start()
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Write what has gathered, and let go."""
         self.follower.close()
         if self._writer is not None:
-            self._writer.close()
-        self._ledger.close()
-        self._beside.close()
+            await self._writer.close()
+        for ledger in (self._near, self._far, self._beside):
+            if ledger is not None:
+                ledger.close()
 
     @property
     def live(self) -> Live:

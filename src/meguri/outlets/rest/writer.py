@@ -1,13 +1,13 @@
-"""Answers written to the ledger before they leave: one thread commits whatever has gathered, and then lets it all go."""
+"""Answers written to the ledger before they leave: what gathers while one commit is on its way goes with the next."""
 
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from meguri.base.errors import LedgerError
+from meguri.base.errors import LedgerBusy, LedgerError
 
 if TYPE_CHECKING:
     from meguri.record.ledger import Answer, Ledger
@@ -16,59 +16,73 @@ Waiting = tuple[Sequence["Answer"], asyncio.Future[None]]
 
 
 class Writer:
-    """One for each process, in front of its ledger: while a commit is on its way, the answers of the next gather."""
+    """One for each process, in front of its ledger.
 
-    def __init__(self, ledger: Ledger, loop: asyncio.AbstractEventLoop, *, told: Callable[[int], None]) -> None:
+    A ``near`` ledger, a file, is written in the loop itself: a commit takes about a millisecond, and handing it to a thread
+    costs more, as Python's lock goes to and fro for each statement. When another process holds the file, and for a ledger
+    on a server, a thread writes to ``far``. ``told`` is called with how many answers a commit held.
+    """
+
+    def __init__(
+        self, near: Ledger | None, far: Ledger, loop: asyncio.AbstractEventLoop, *, told: Callable[[int], None]
+    ) -> None:
         self.waiting = 0
-        self._ledger, self._loop, self._told = ledger, loop, told
+        self._near, self._far, self._loop, self._told = near, far, loop, told
         self._gathered: list[Waiting] = []
-        self._some = threading.Condition()
-        self._closed = False
-        self._thread = threading.Thread(target=self._run, name="meguri-writer", daemon=True)
-        self._thread.start()
+        self._due = self._closed = False
+        self._away: asyncio.Future[None] | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="meguri-writer")
 
     def put(self, answers: Sequence[Answer]) -> asyncio.Future[None]:
         """A future that is done once the answers are durable; it fails with LedgerError when they are not."""
+        if self._closed:
+            raise LedgerError("the service is stopping", fix="ask again, elsewhere")
         future: asyncio.Future[None] = self._loop.create_future()
-        with self._some:
-            if self._closed:
-                raise LedgerError("the service is stopping", fix="ask again, elsewhere")
-            self._gathered.append((answers, future))
-            self._some.notify()
         self.waiting += 1
+        self._gathered.append((answers, future))
+        if not self._due:
+            self._due = True
+            self._loop.call_soon(self._flush)  # after all requests that are ready now
         return future
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Write what has gathered, and stop."""
-        with self._some:
-            self._closed = True
-            self._some.notify()
-        self._thread.join()
+        self._closed = True
+        self._flush()
+        while self._away is not None:
+            await asyncio.wait([self._away])
+        self._thread.shutdown()
 
-    def _run(self) -> None:
-        while True:
-            with self._some:
-                while not self._gathered and not self._closed:
-                    self._some.wait()
-                batch, self._gathered = self._gathered, []
-            if not batch:
-                return
-            errors = self._write(batch)
-            self._loop.call_soon_threadsafe(self._done, batch, errors)
+    def _flush(self) -> None:
+        self._due = False
+        if self._away is not None or not self._gathered:
+            return
+        batch, self._gathered = self._gathered, []
+        if self._near is not None:
+            try:
+                self._write(self._near, batch)
+                return self._done(batch, None)
+            except LedgerBusy:
+                pass
+            except LedgerError as error:
+                return self._done(batch, error)
+        self._away = self._loop.run_in_executor(self._thread, self._write, self._far, batch)
+        self._away.add_done_callback(lambda done: self._back(batch, done.exception()))
 
-    def _write(self, batch: Sequence[Waiting]) -> list[Exception | None]:
-        """Write a batch in one commit, all or nothing; what went wrong, for each request."""
+    def _back(self, batch: Sequence[Waiting], error: BaseException | None) -> None:
+        self._away = None
+        self._done(batch, error)
+        self._flush()
+
+    def _write(self, ledger: Ledger, batch: Sequence[Waiting]) -> None:
+        """All of a batch in one commit, or nothing of it."""
         answers = [answer for some, _ in batch for answer in some]
-        try:
-            self._ledger.write_answers(answers)
-            self._told(len(answers))
-            return [None] * len(batch)
-        except LedgerError as error:
-            return [error] * len(batch)
+        ledger.write_answers(answers)
+        self._told(len(answers))
 
-    def _done(self, batch: Sequence[Waiting], errors: Sequence[Exception | None]) -> None:
+    def _done(self, batch: Sequence[Waiting], error: BaseException | None) -> None:
         self.waiting -= len(batch)
-        for (_, future), error in zip(batch, errors, strict=True):
+        for _, future in batch:
             if future.done():  # its request has gone
                 continue
             if error is None:
