@@ -24,7 +24,7 @@ KEPT = 4  # releases that stay loaded after they were live: going back to one is
 log = logging.getLogger("meguri.rest")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Arm:
     """A release that answers some of the units: its name in the ledger, its share, and how it reads its rows."""
 

@@ -7,7 +7,6 @@ import hashlib
 import json
 import logging
 import math
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -27,6 +26,7 @@ from meguri.outlets.rest.live import Arm, Follower, Live
 from meguri.outlets.rest.metrics import Metrics
 from meguri.outlets.rest.problems import ProblemError
 from meguri.outlets.rest.rows import BadRowsError, Rows
+from meguri.outlets.rest.together import Together
 from meguri.outlets.rest.writer import Writer
 from meguri.record.ledger import Answer, open_ledger
 
@@ -72,6 +72,8 @@ class Service:
         self._near = open_ledger(options.ledger, busy=BUSY) if options.ledger.startswith("sqlite:") else None
         self._far, self._beside = open_ledger(options.ledger), open_ledger(options.ledger)
         self._writer: Writer | None = None
+        self._together: Together | None = None
+        self._later: set[asyncio.Task[None]] = set()
         self.follower = Follower(
             self._beside,
             Path(options.releases),
@@ -85,11 +87,16 @@ class Service:
         """Begin to follow the rollouts and to write; called once, in the loop that serves."""
         loop = asyncio.get_running_loop()
         self._writer = Writer(self._near, self._far, loop, told=self.metrics.committed)
+        self._together = Together(loop, told=self._answered)
         self.follower.start()
+
+    def _answered(self, arm: Arm, rows: int, seconds: float) -> None:
+        self.metrics.answered(arm.name, arm.release.id, rows, seconds)
 
     async def close(self) -> None:
         """Write what has gathered, and let go."""
         self.follower.close()
+        await asyncio.gather(*self._later)
         if self._writer is not None:
             await self._writer.close()
         for ledger in (self._near, self._far, self._beside):
@@ -120,12 +127,13 @@ class Service:
         replies: list[Any] = [None] * len(rows)
         answers: list[Answer] = []
         for arm, places, some in self._split(live, rows, body, now):
-            for place, answer, reply in zip(places, *self._ask(arm, some, micros(now)), strict=True):
+            for place, answer, reply in zip(places, *await self._ask(arm, some, micros(now)), strict=True):
                 replies[place] = reply
                 answers.append(answer)
         await self._durable(answers)
         if live.shadows:
-            self._shadow(live, body, now)
+            self._later.add(task := asyncio.create_task(self._shadow(live, body, now)))
+            task.add_done_callback(self._later.discard)
         return replies[0] if rows.one else replies
 
     def _read(self, arm: Arm, body: bytes, now: datetime) -> Rows:
@@ -150,12 +158,11 @@ class Service:
             found.append((arm, places, whole if len(places) == len(rows) else whole.take(places)))
         return found
 
-    def _ask(self, arm: Arm, rows: Rows, now: int) -> tuple[list[Answer], list[dict[str, Any]]]:
+    async def _ask(self, arm: Arm, rows: Rows, now: int) -> tuple[list[Answer], list[dict[str, Any]]]:
         """An arm's answers, for the ledger and for the client."""
+        assert self._together is not None
         release, contract = arm.release, arm.release.contract
-        began = time.perf_counter()
-        found = release.answer(rows.values)
-        self.metrics.answered(arm.name, release.id, len(rows), time.perf_counter() - began)
+        found = await self._together.ask(arm, rows.values, len(rows))
         scores, chances = found.score, found.chances
         texts: Sequence[str | None] = found.answer or [None] * len(rows)
         if not all(map(math.isfinite, scores)):
@@ -216,20 +223,16 @@ class Service:
             what = "the answer could not be written down, and so is not given: ask again"
             raise ProblemError(503, what, headers={"retry-after": "1"}) from error
 
-    def _shadow(self, live: Live, body: bytes, now: datetime) -> None:
+    async def _shadow(self, live: Live, body: bytes, now: datetime) -> None:
         """Ask the shadows as well; what becomes of it changes no answer, and is told in the metrics."""
         assert self._writer is not None
         for arm in live.shadows:
             try:
-                answers, _ = self._ask(arm, self._read(arm, body, now), micros(now))
-                self._writer.put(answers).add_done_callback(self._shadowed)
+                answers, _ = await self._ask(arm, self._read(arm, body, now), micros(now))
+                await self._writer.put(answers)
             except (ProblemError, MeguriError) as error:
                 self.metrics.shadow_lost()
                 log.warning("the shadow %s did not answer: %s", arm.release.id, error)
-
-    def _shadowed(self, done: asyncio.Future[None]) -> None:
-        if not done.cancelled() and done.exception() is not None:
-            self.metrics.shadow_lost()
 
     # what waits for a person, and what comes back
 

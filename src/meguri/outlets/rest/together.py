@@ -1,0 +1,69 @@
+"""Rows of requests that came at the same time are asked of a model together: one call costs little more than one row."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from meguri.base.errors import MeguriError
+from meguri.outlets.rest.live import Arm
+from meguri.record.estimators import Plain
+
+Values = Mapping[str, Sequence[Any]]
+Asked = tuple[Values, int, asyncio.Future[Plain]]
+
+
+class Together:
+    """One for each process; an answer does not depend on what else is asked in the same call.
+
+    ``told`` is called with the arm, how many rows a call held, and its seconds.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, told: Callable[[Arm, int, float], None]) -> None:
+        self._loop, self._told = loop, told
+        self._gathered: dict[Arm, list[Asked]] = {}
+
+    def ask(self, arm: Arm, values: Values, count: int) -> asyncio.Future[Plain]:
+        """A future of the answers to ``count`` rows; it fails with MeguriError when the model cannot answer them."""
+        if not self._gathered:
+            self._loop.call_soon(self._run)  # after all requests that are ready now
+        future: asyncio.Future[Plain] = self._loop.create_future()
+        self._gathered.setdefault(arm, []).append((values, count, future))
+        return future
+
+    def _run(self) -> None:
+        gathered, self._gathered = self._gathered, {}
+        for arm, asked in gathered.items():
+            try:
+                self._answer(arm, asked)
+            except MeguriError as error:
+                if len(asked) == 1:
+                    _fail(asked[0], error)
+                    continue
+                for one in asked:  # one of them is at fault
+                    try:
+                        self._answer(arm, [one])
+                    except MeguriError as its_own:
+                        _fail(one, its_own)
+
+    def _answer(self, arm: Arm, asked: Sequence[Asked]) -> None:
+        values, count = asked[0][0], sum(one[1] for one in asked)
+        if len(asked) > 1:
+            values = {name: [value for one in asked for value in one[0][name]] for name in values}
+        began = time.perf_counter()
+        found = arm.release.answer(values)
+        self._told(arm, count, time.perf_counter() - began)
+        end = 0
+        for _, own, future in asked:
+            begin, end = end, end + own
+            if not future.done():
+                answer = found.answer and found.answer[begin:end]
+                chances = found.chances and found.chances[begin:end]
+                future.set_result(Plain(found.score[begin:end], answer, chances))
+
+
+def _fail(asked: Asked, error: MeguriError) -> None:
+    if not asked[2].done():
+        asked[2].set_exception(error)

@@ -1,0 +1,131 @@
+"""Requests that come at once are asked and written together, and none suffers from another."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from meguri.base.errors import LedgerBusy, LedgerError, ReleaseError
+from meguri.outlets.rest.live import Arm
+from meguri.outlets.rest.together import Together
+from meguri.outlets.rest.writer import Writer
+from meguri.record.estimators import Plain
+
+
+class Model:
+    """Answers twice the x of a row, and refuses calls with an x of 13."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[float]] = []
+
+    def answer(self, values: Mapping[str, Sequence[Any]]) -> Plain:
+        self.calls.append(list(values["x"]))
+        if 13 in values["x"]:
+            raise ReleaseError("13 is not known")
+        return Plain([2.0 * x for x in values["x"]], [str(x) for x in values["x"]])
+
+
+def asked(*rows: list[float]) -> tuple[Model, list[Any]]:
+    model = Model()
+    arm: Any = Arm("champion", model, None, 1.0)  # type: ignore[arg-type]
+
+    async def ask() -> list[Any]:
+        together = Together(asyncio.get_running_loop(), told=lambda *_: None)
+        futures = [together.ask(arm, {"x": some}, len(some)) for some in rows]
+        return await asyncio.gather(*futures, return_exceptions=True)
+
+    return model, asyncio.run(ask())
+
+
+def test_one_call_for_all_that_came_at_once() -> None:
+    model, found = asked([1], [2, 3], [4])
+    assert model.calls == [[1, 2, 3, 4]]
+    assert found == [Plain([2.0], ["1"]), Plain([4.0, 6.0], ["2", "3"]), Plain([8.0], ["4"])]
+
+
+def test_one_that_cannot_be_answered_fails_alone() -> None:
+    _, found = asked([1], [13], [4])
+    assert (found[0], found[2]) == (Plain([2.0], ["1"]), Plain([8.0], ["4"]))
+    assert isinstance(found[1], ReleaseError)
+
+
+class Book:
+    """A ledger that notes what is written, and where; ``trouble`` is raised instead, as often as there is some."""
+
+    def __init__(self, *trouble: Exception, gate: threading.Event | None = None) -> None:
+        self.commits: list[tuple[list[Any], bool]] = []
+        self._trouble, self._gate = list(trouble), gate
+
+    def write_answers(self, answers: list[Any]) -> int:
+        if self._gate is not None:
+            assert self._gate.wait(60)
+        if self._trouble:
+            raise self._trouble.pop(0)
+        self.commits.append((answers, threading.current_thread() is threading.main_thread()))
+        return len(answers)
+
+
+def written(near: Any, far: Any, *answers: str) -> list[Any]:
+    async def write() -> list[Any]:
+        writer = Writer(near, far, asyncio.get_running_loop(), told=lambda _: None)
+        futures = [writer.put([answer]) for answer in answers]  # type: ignore[list-item]
+        assert writer.waiting == len(answers)
+        found = await asyncio.gather(*futures, return_exceptions=True)
+        assert writer.waiting == 0
+        await writer.close()
+        with pytest.raises(LedgerError, match="stopping"):
+            writer.put([])
+        return found
+
+    return asyncio.run(write())
+
+
+def test_a_file_is_written_at_once_in_one_commit() -> None:
+    near, far = Book(), Book()
+    assert written(near, far, "a", "b", "c") == [None] * 3
+    assert near.commits == [(["a", "b", "c"], True)]
+    assert not far.commits
+
+
+def test_a_held_file_is_waited_for_in_a_thread() -> None:
+    near, far = Book(LedgerBusy("held")), Book()
+    assert written(near, far, "a", "b") == [None] * 2
+    assert far.commits == [(["a", "b"], False)]
+
+
+def test_a_server_is_written_in_a_thread() -> None:
+    far = Book()
+    assert written(None, far, "a") == [None]
+    assert far.commits == [(["a"], False)]
+
+
+@pytest.mark.parametrize("near", [True, False])
+def test_a_failed_commit_fails_all_that_was_in_it(near: bool) -> None:
+    book = Book(LedgerError("full"))
+    found = written(book if near else None, book, "a", "b")
+    assert [str(error) for error in found] == ["full", "full"]
+    assert not book.commits
+
+
+def test_what_comes_meanwhile_goes_with_the_next_commit() -> None:
+    gate = threading.Event()
+    far: Any = Book(gate=gate)
+
+    async def write() -> None:
+        writer = Writer(None, far, asyncio.get_running_loop(), told=lambda _: None)
+        first = writer.put(["a"])  # type: ignore[list-item]
+        while not writer._away:
+            await asyncio.sleep(0)
+        others = [writer.put([name]) for name in ("b", "c")]  # type: ignore[list-item]
+        gate.set()
+        await asyncio.gather(first, *others)
+        last = writer.put(["d"])  # type: ignore[list-item]
+        await writer.close()  # what has gathered is written
+        assert last.done()
+
+    asyncio.run(write())
+    assert [answers for answers, _ in far.commits] == [["a"], ["b", "c"], ["d"]]
