@@ -73,6 +73,7 @@ def tick(now: Now = None, project: show.Folder = ".", json: show.Json = False) -
             {
                 "at": done.at,
                 "labels": done.labels,
+                "test": done.test,
                 "reason": done.reason,
                 "turn": _turn_json(done.turn),
                 "predictions": done.predictions,
@@ -199,4 +200,6 @@ def _turn_line(record: TurnRecord) -> str:
 
 def _tick_line(done: Tick) -> str:
     line = f"{done.at:%Y-%m-%d %H:%M}  {done.labels} labels came, {done.predictions} rows predicted; "
+    if done.test is not None:
+        line += f"an A/B test is decided, release {done.test} answers everyone; "
     return line + ("nothing to turn for" if done.turn is None else _turn_line(done.turn))

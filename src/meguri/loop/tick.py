@@ -28,13 +28,15 @@ FIRST = "no release is live yet"
 
 @dataclass(frozen=True)
 class Tick:
-    """What one tick did: how many labels came, why the loop turned (if it did), and how many rows were predicted."""
+    """What one tick did: how many labels came, why the loop turned (if it did), how many rows were predicted, and which release
+    an A/B test that was decided has put live."""
 
     at: datetime
     labels: int = 0
     reason: str | None = None
     turn: TurnRecord | None = None
     predictions: int = 0
+    test: str | None = None
 
 
 def tick(project: Project, *, now: datetime, triggers: str | None = None, gate: bool = True, say: Say = silent) -> Tick:
@@ -55,13 +57,25 @@ def tick(project: Project, *, now: datetime, triggers: str | None = None, gate: 
         last = _last(project)
         due = last is None or now >= last + step
         labels = collect(project, now=now) if due and project.ledger.awaited(as_of=now).count else 0
+        decided = _decide(project, now)
         reason = why(project, now=now, triggers=triggers or loop["triggers"], step=step)
         record = turn(project, now=now, reason=reason, gate=gate, say=say) if reason else None
         predictions = record.detail["predictions"] if record else 0
         predictions += predict(project, now=now) if due or record else 0
         if due:
             write_json(project.outputs / "tick.json", {"at": now.isoformat()})
-    return Tick(now, labels, reason, record, predictions)
+    return Tick(now, labels, reason, record, predictions, decided)
+
+
+def _decide(project: Project, now: datetime) -> str | None:
+    """Look at the A/B tests that run and do what is sure; the release that one of them has put live."""
+    done = None
+    for test in project.ledger.experiments():
+        if test.status == "running":
+            from meguri.loop import ab
+
+            done = ab.look(project, test, now=now, act=True).done or done
+    return done
 
 
 def why(project: Project, *, now: datetime, triggers: str, step: timedelta) -> str | None:

@@ -62,6 +62,20 @@ class TurnRecord:
 
 
 @dataclass(frozen=True)
+class Experiment:
+    """The state of an A/B test in an outlet; written again with the same ``id`` it is the test's newer state.
+
+    ``detail`` says what was settled at the start, and what was read at the latest look.
+    """
+
+    id: str
+    at: datetime
+    outlet: str
+    status: str
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class LabelCounts:
     """What became of written labels, counted by prediction; ``unmatched`` counts rows that met no prediction.
 
@@ -204,6 +218,18 @@ class Ledger(Protocol):
 
     def gate_uses(self) -> list[GateUse]:
         """All uses of test sets, oldest first."""
+
+    def assigned(self, *, outlet: str, since: datetime, as_of: datetime) -> pl.DataFrame:
+        """Who was answered by which release, from ``since`` to ``as_of``: unit, release, arm, since (the first answer), count.
+
+        A unit has a row for each release that answered it; shadows answer nobody.
+        """
+
+    def write_experiment(self, experiment: Experiment) -> None:
+        """Add an A/B test, or its newer state."""
+
+    def experiments(self) -> list[Experiment]:
+        """The latest state of every A/B test, in the order in which they began."""
 
     def write_turn(self, turn: TurnRecord) -> None:
         """Add a turn, or its newer state."""

@@ -51,9 +51,13 @@ _SERVED = (
          n INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, unit TEXT NOT NULL, at INTEGER NOT NULL, kind TEXT NOT NULL,
          value REAL NOT NULL)""",
     "CREATE INDEX events_at ON events (at)",
+    """CREATE TABLE experiments (
+         n INTEGER PRIMARY KEY, id TEXT NOT NULL, at INTEGER NOT NULL, outlet TEXT NOT NULL, status TEXT NOT NULL,
+         detail TEXT NOT NULL)""",
     "CREATE INDEX predictions_abstained ON predictions (n) WHERE abstained = 1",
     *(
-        f"CREATE TRIGGER events_{verb} BEFORE {verb} ON events BEGIN SELECT RAISE(ABORT, 'events only grow'); END"
+        f"CREATE TRIGGER {table}_{verb} BEFORE {verb} ON {table} BEGIN SELECT RAISE(ABORT, '{table} only grow'); END"
+        for table in ("events", "experiments")
         for verb in ("UPDATE", "DELETE")
     ),
 )

@@ -10,7 +10,7 @@ from meguri.base.errors import LedgerError
 # acknowledged before another write began has the lower one. No foreign keys: their check for each row would cost more
 # than the row, and only this class writes. A BRIN index on the time is a hundredth of a B-tree, for predictions come
 # about in the order of time. `awaiting` holds the predictions without a label, filled by a trigger for whole statements.
-_ONLY_GROW = ("origins", "predictions", "labels", "events", "rollouts", "gate_uses", "turns")
+_ONLY_GROW = ("origins", "predictions", "labels", "events", "experiments", "rollouts", "gate_uses", "turns")
 _FIRST = (
     "CREATE TABLE ledger_version (version integer PRIMARY KEY)",
     """CREATE TABLE origins (
@@ -35,6 +35,9 @@ _FIRST = (
          n bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, id text NOT NULL UNIQUE, unit text NOT NULL,
          at bigint NOT NULL, kind text NOT NULL, value double precision NOT NULL CHECK (value <> 'NaN'))""",
     "CREATE INDEX events_at ON events (at)",
+    """CREATE TABLE experiments (
+         n bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, id text NOT NULL, at bigint NOT NULL, outlet text NOT NULL,
+         status text NOT NULL, detail text NOT NULL)""",
     """CREATE TABLE rollouts (
          n bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, outlet text NOT NULL, champion text NOT NULL,
          challengers text NOT NULL, shadow text NOT NULL, at bigint NOT NULL, why text NOT NULL, by text NOT NULL,

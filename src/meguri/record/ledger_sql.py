@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from meguri.base.clock import from_micros, micros
-from meguri.record.ledger import Awaited, GateUse, Rollout, TurnRecord
+from meguri.record.ledger import Awaited, Experiment, GateUse, Rollout, TurnRecord
 
 if TYPE_CHECKING:
     import polars as pl
@@ -115,6 +115,37 @@ class SqlLedger:
         sql = "SELECT at, run, test_version, since, until, rows, metric, result FROM gate_uses ORDER BY at, n"
         uses = self._all(sql)
         return [GateUse(from_micros(a), r, v, from_micros(s), from_micros(u), *rest) for a, r, v, s, u, *rest in uses]
+
+    def assigned(self, *, outlet: str, since: datetime, as_of: datetime) -> pl.DataFrame:
+        """Group the predictions by unit and release, in one pass."""
+        import polars as pl
+
+        schema = {"unit": pl.String, "release": pl.String, "arm": pl.String, "since": pl.Int64, "count": pl.Int64}
+        sql = """SELECT p.unit, o.release, o.arm, min(p.made_at), count(*) FROM predictions p JOIN origins o ON o.n = p.origin
+                 WHERE o.outlet = ? AND o.arm <> 'shadow' AND p.unit IS NOT NULL AND p.made_at >= ? AND p.made_at <= ?
+                 GROUP BY p.unit, o.release, o.arm ORDER BY 4, 1, 2"""
+        found = pl.DataFrame(self._all(sql, (outlet, micros(since), micros(as_of))), schema=schema, orient="row")
+        return found.with_columns(pl.col("since").cast(pl.Datetime("us", "UTC")))
+
+    def write_experiment(self, experiment: Experiment) -> None:
+        """Add a test's state."""
+        e = experiment
+        self._add(
+            "experiments",
+            "id, at, outlet, status, detail",
+            (e.id, micros(e.at), e.outlet, e.status, _json(dict(e.detail))),
+        )
+
+    def experiments(self) -> list[Experiment]:
+        """Read each test's latest state."""
+        rows = self._all(
+            """SELECT id, at, outlet, status, detail FROM experiments
+               JOIN (SELECT min(n) AS began, max(n) AS newest FROM experiments GROUP BY id) AS ends ON n = newest
+               ORDER BY began"""
+        )
+        return [
+            Experiment(i, from_micros(at), outlet, status, json.loads(detail)) for i, at, outlet, status, detail in rows
+        ]
 
     def write_turn(self, turn: TurnRecord) -> None:
         """Add a turn's state."""

@@ -10,7 +10,7 @@ import pytest
 
 from meguri.base.errors import LedgerError
 from meguri.base.ids import prediction_ids
-from meguri.record.ledger import Answer, Awaited, Event, GateUse, LabelCounts, Ledger, Rollout, TurnRecord
+from meguri.record.ledger import Answer, Awaited, Event, Experiment, GateUse, LabelCounts, Ledger, Rollout, TurnRecord
 
 DAY_ONE = datetime(2013, 4, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -299,6 +299,30 @@ class LedgerCase:
         assert found["key"].to_list() == ["k2", "k4"]
         assert found.columns == ledger.find("k2").columns
         assert ledger.queue(limit=0).is_empty()
+
+    def test_who_was_answered_by_which_release(self, ledger: Ledger) -> None:
+        """Number i is of unit i % 3, made at i - 1; a unit that two releases answered has two rows."""
+        ledger.write_predictions(some_predictions(6, outlet="rest"))
+        ledger.write_predictions(some_predictions(1, start=6, outlet="rest", release="r2", arm="challenger"))
+        ledger.write_predictions(some_predictions(1, start=7, outlet="rest", arm="shadow"))
+        ledger.write_predictions(some_predictions(1, start=8))
+        found = ledger.assigned(outlet="rest", since=hour(0), as_of=hour(99))
+        assert found.rows() == [
+            ("u1", "r1", "champion", hour(0), 2),
+            ("u2", "r1", "champion", hour(1), 2),
+            ("u0", "r1", "champion", hour(2), 1),
+            ("u0", "r2", "challenger", hour(5), 1),
+        ]
+        assert ledger.assigned(outlet="rest", since=hour(0), as_of=hour(0)).height == 1
+
+    def test_experiments(self, ledger: Ledger) -> None:
+        """Their latest states, in the order in which they began."""
+        one = Experiment("a", hour(1), "rest", "running", {"metric": "event:buy", "名": 1})
+        two = Experiment("b", hour(2), "rest", "running")
+        done = Experiment("a", hour(3), "rest", "stopped", {"decision": "better"})
+        for state in (one, two, done):
+            ledger.write_experiment(state)
+        assert ledger.experiments() == [done, two]
 
     def test_events_count_once(self, ledger: Ledger) -> None:
         """By their own id; they are read in order of time."""

@@ -1,0 +1,201 @@
+"""An A/B test, from its start to what a tick makes of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import START, forget_project, write_project
+from record.releases import build, fit, prepared
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+
+from meguri.base.errors import GateError
+from meguri.base.ids import prediction_ids
+from meguri.loop import ab, tick
+from meguri.loop.project import Project
+from meguri.record import rollout
+from meguri.record.experiment import Plan
+from meguri.record.ledger import Answer, Event
+
+NOW = START + timedelta(days=5)
+PLAN = Plan(expected=1000)
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model = fit(make_pipeline(prepared(), LogisticRegression()))
+    return build(model, tmp_path_factory.mktemp("r") / "a").folder
+
+
+@pytest.fixture
+def project(tmp_path: Path, release: Path) -> Iterator[Project]:
+    write_project(tmp_path / "p")
+    project = Project.open(tmp_path / "p")
+    for name in ("a", "b"):
+        shutil.copytree(release, project.outputs / "releases" / name)
+    project.contract = project.release("a").contract
+    rollout.promote(project.ledger, "rest", "a", at=START, why="first", by="test")
+    yield project
+    project.ledger.close()
+    forget_project()
+
+
+def begun(project: Project, metric: str = "event:buy", **more: Any) -> Any:
+    given: dict[str, Any] = {"share": 0.5, "plan": PLAN, "promote": False, "outlet": "rest", "why": "try", "by": "ann"}
+    return ab.start(project, "b", metric=ab.metric_of(metric, "binary"), at=START, **{**given, **more})
+
+
+def served(project: Project, units: int, buys: dict[str, float], at: datetime = START, events: str = "buy") -> None:
+    """So many units of each arm are answered, and of each arm this share does something a minute later."""
+    dice = np.random.default_rng(5)
+    for arm, release, share in (("champion", "a", buys["a"]), ("challenger", "b", buys["b"])):
+        ids = [bytes.fromhex(i.replace("-", "")) for i in prediction_ids(units, at)]
+        micros = int(at.timestamp() * 1e6) + 1
+        project.ledger.write_answers(
+            [
+                Answer(
+                    id,
+                    f"{arm}{n}",
+                    micros,
+                    micros,
+                    micros,
+                    (release, None, "rest", arm, 0.5),
+                    0.9,
+                    "true",
+                    f"{arm}{n}",
+                    None,
+                    None,
+                )
+                for n, id in enumerate(ids)
+            ]
+        )
+        did = [
+            Event(f"{events}-{arm}{n}", f"{arm}{n}", at + timedelta(minutes=1), events)
+            for n in range(units)
+            if dice.random() < share
+        ]
+        project.ledger.write_events(did)
+
+
+def test_a_better_challenger_is_told_and_put_live_when_asked(project: Project) -> None:
+    test = begun(project, promote=True)
+    now = rollout.current(project.ledger, "rest")
+    assert now is not None
+    assert (now.champion, now.challengers) == ("a", {"b": 0.5})
+    served(project, 3000, {"a": 0.10, "b": 0.16})
+    look = ab.look(project, test, now=NOW)
+    assert (look.report.decision, look.report.safe_to_stop, look.done) == ("better", True, None)
+    assert look.report.primary.estimate == pytest.approx(0.06, abs=0.02)
+    assert ab.running(project, "rest") == test  # a look changes nothing
+    look = ab.look(project, test, now=NOW, act=True)
+    assert look.done == "b"
+    assert ab.running(project, "rest") is None
+    now = rollout.current(project.ledger, "rest")
+    assert now is not None
+    assert (now.champion, dict(now.challengers), now.by) == ("b", {}, "ab")
+
+
+def test_a_guardrail_that_is_worse_for_sure_ends_the_test(project: Project) -> None:
+    leave = ab.metric_of("event:leave", "binary", margin=0.01, higher_is_better=False)
+    test = begun(project, guards=[leave])
+    served(project, 3000, {"a": 0.02, "b": 0.12}, events="leave")
+    look = ab.look(project, test, now=NOW, act=True)
+    assert (look.report.decision, look.done) == ("worse", "a")
+    assert look.report.guards[0].state == "worse"
+    now = rollout.current(project.ledger, "rest")
+    assert now is not None
+    assert (now.champion, dict(now.challengers)) == ("a", {})
+
+
+def test_a_unit_belongs_to_the_arm_that_answered_it_first_and_what_it_did_before_does_not_count(
+    project: Project,
+) -> None:
+    test = begun(project)
+    served(project, 200, {"a": 0.0, "b": 0.0})
+    project.ledger.write_events([Event("early", "champion0", START, "buy")])
+    id = bytes.fromhex(prediction_ids(1)[0].replace("-", ""))
+    later = int(START.timestamp() * 1e6) + 10**6
+    again = Answer(
+        id, "x", later, later, later, ("b", None, "rest", "challenger", 0.5), 0.9, "true", "champion1", None, None
+    )
+    project.ledger.write_answers([again])
+    reading = ab.look(project, test, now=NOW).report.primary
+    assert (reading.units_a, reading.units_b, reading.value_a) == (200, 200, 0.0)
+
+
+def test_metrics_of_labels(project: Project) -> None:
+    test = begun(project, "accuracy")
+    served(project, 300, {"a": 0.0, "b": 0.0})
+    import polars as pl
+
+    labels = pl.DataFrame(
+        {
+            "key": [f"{arm}{n}" for arm in ("champion", "challenger") for n in range(300)],
+            "value": [n % 4 > 0 for n in range(300)] + [n % 2 > 0 for n in range(300)],
+        }
+    ).with_columns(known_at=pl.lit(NOW).cast(pl.Datetime("us", "UTC")), source=pl.lit("time"))
+    project.ledger.write_labels(labels)
+    reading = ab.look(project, test, now=NOW).report.primary
+    assert (reading.value_a, reading.value_b) == (0.75, 0.5)
+    assert reading.metric.higher_is_better
+    assert not ab.metric_of("log_loss", "binary").higher_is_better
+
+
+def test_a_tick_does_what_is_sure_and_a_person_may_end_it(project: Project) -> None:
+    test = begun(project)
+    served(project, 3000, {"a": 0.16, "b": 0.10})
+    assert tick._decide(project, NOW) == "a"
+    assert tick._decide(project, NOW) is None
+    assert project.ledger.experiments()[-1].detail["decision"] == "worse"
+    test = begun(project, outlet="rest")
+    ended = ab.stop(project, test, keep="challenger", at=NOW, why="we like it", by="ann")
+    assert (ended.status, ended.detail["kept"]) == ("stopped", "challenger")
+    now = rollout.current(project.ledger, "rest")
+    assert now is not None
+    assert now.champion == "b"
+
+
+def test_the_command_line(project: Project) -> None:
+    def meguri(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "meguri", "ab", *words]
+        return subprocess.run(command, cwd=project.root, capture_output=True, text=True, check=False)
+
+    at = ["--now", (START + timedelta(seconds=1)).isoformat()]
+    done = meguri("start", "b", "--metric", "event:buy", "--guard", "-event:leave=0.01", "--share", "0.5", *at)
+    assert done.returncode == 0, done.stderr
+    served(project, 3000, {"a": 0.10, "b": 0.16}, at=START + timedelta(seconds=2))
+    done = meguri("status", "--now", NOW.isoformat())
+    assert done.returncode == 0, done.stderr
+    assert "B is better by" in done.stdout
+    assert "safe to stop" in done.stdout
+    assert "Bは" in meguri("status", "--lang", "ja", "--now", NOW.isoformat()).stdout
+    assert json.loads(meguri("status", "--json", "--now", NOW.isoformat()).stdout)["decision"] == "better"
+    done = meguri("stop", "--keep", "challenger")
+    assert "release b answers everyone" in done.stdout
+    for wrong, told in (
+        (["stop"], "no test runs"),
+        (["stop", "--keep", "both"], "neither"),
+        (["start", "b", "--metric", "clicks"], "no metric"),
+        (["start", "b", "--metric", "event:buy", "--guard", "event:leave"], "no guardrail"),
+        (["status", "--outlet", "edge"], "no test in 'edge'"),
+    ):
+        done = meguri(*wrong)
+        assert (done.returncode, told in done.stderr) == (1, True), done.stderr
+
+
+def test_what_cannot_be_tested(project: Project) -> None:
+    begun(project)
+    with pytest.raises(GateError, match="runs in 'rest'"):
+        begun(project)
+    for wrong in ("clicks", "event:", "event:buy:most", "auc", "rmse"):
+        with pytest.raises(GateError, match="no metric"):
+            ab.metric_of(wrong, "binary")
