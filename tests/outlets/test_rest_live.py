@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
@@ -95,6 +96,29 @@ def test_rollouts_under_load_fail_no_request(alone: Served) -> None:
         thread.join()
     assert got
     assert not failed
+
+
+def test_a_ledger_that_cannot_be_written_may_be_spooled_for(tmp_path: Path) -> None:
+    served = Served(tmp_path / "alarm", "outlets: {rest: {unwritten: spool}}")
+    try:
+        served.start()
+        with closing(sqlite3.connect(served.outputs / "ledger.db")) as db:
+            db.execute("CREATE TRIGGER full BEFORE INSERT ON predictions BEGIN SELECT RAISE(ABORT, 'no space'); END")
+            db.commit()
+            status, given = served.ask("POST", "/predict", [row("kept-1"), row("kept-2")])
+            assert status == 200
+            assert served.ledger.find("kept-1").is_empty()
+            served.kill()  # what it had spooled is not lost: the next one takes it over
+            db.execute("DROP TRIGGER full")
+            db.commit()
+        served.start()
+        served.until(lambda: served.ledger.find("kept-2").height == 1)
+        kept = [served.ledger.find(name)["prediction_id"][0] for name in ("kept-1", "kept-2")]
+        assert kept == [answer["prediction_id"] for answer in given]
+        served.until(lambda: not list((served.outputs / "spool").iterdir()))
+        assert "answers are spooled" in served.log()
+    finally:
+        served.close()
 
 
 def test_a_ledger_that_cannot_be_written_refuses(alone: Served) -> None:

@@ -40,7 +40,8 @@ def serve(
     from meguri.outlets.rest import tokens as kept
 
     opened = open_project(project)
-    settings = opened.plain_settings()["outlets"].get("rest") or {}
+    settings = dict(opened.plain_settings()["outlets"].get("rest") or {})
+    spool = str(opened.outputs / "spool") if settings.pop("unwritten", "refuse") == "spool" else None
     file = None if open_to_all else (tokens or opened.outputs / "tokens.json").resolve()
     if file is not None and tokens is None:
         kept.make(file)
@@ -52,6 +53,7 @@ def serve(
         ledger=opened.ledger_url,
         releases=str(opened.outputs / "releases"),
         tokens=None if file is None else str(file),
+        spool=spool,
         project=str(opened.root) if opened.has_features else None,
         **settings,
     )

@@ -112,12 +112,14 @@ class RestSettings(Section):
 
     ``unit`` names the column of who is answered, whom one release answers as long as the shares stand (none: the
     contract's group, or else the key). ``features`` says what of a row the ledger keeps with its answer. One request may
-    have so many ``rows``, ``body`` bytes and ``seconds``; so many may be ``waiting`` for the ledger.
+    have so many ``rows``, ``body`` bytes and ``seconds``; so many may be ``waiting`` for the ledger. ``unwritten`` says
+    what becomes of an answer that the ledger cannot take: it is refused, or given and spooled.
     """
 
     unit: str | None = None
     abstain: AbstainSettings = AbstainSettings()
     features: Literal["values", "hash", "nothing"] = "values"
+    unwritten: Literal["refuse", "spool"] = "refuse"
     rows: int = Field(default=1000, ge=1)
     body: int = Field(default=2**20, ge=1)
     seconds: float = Field(default=10.0, gt=0)

@@ -31,6 +31,9 @@ class Metrics:
         self._committed = made(prom.Counter, "ledger_answers", "Answers made durable.")
         self._commits = made(prom.Counter, "ledger_commits", "Commits of answers.")
         self._refused = made(prom.Counter, "ledger_refused", "Answers not given, as the ledger could not be written.")
+        self._spooled = made(
+            prom.Counter, "ledger_spooled", "Answers given though the ledger could not be written: they are spooled."
+        )
         self._shadow = made(
             prom.Counter, "shadow_lost", "Requests that a shadow did not answer, or whose answer was not written."
         )
@@ -59,6 +62,10 @@ class Metrics:
     def refused(self, count: int) -> None:
         """Answers were not given."""
         self._refused.inc(count)
+
+    def spooled(self, count: int) -> None:
+        """Answers were given and spooled."""
+        self._spooled.inc(count)
 
     def shadow_lost(self) -> None:
         """A shadow's answer came to nothing."""

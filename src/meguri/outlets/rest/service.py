@@ -26,6 +26,7 @@ from meguri.outlets.rest.live import Arm, Follower, Live
 from meguri.outlets.rest.metrics import Metrics
 from meguri.outlets.rest.problems import ProblemError
 from meguri.outlets.rest.rows import BadRowsError, Rows
+from meguri.outlets.rest.spool import Spool
 from meguri.outlets.rest.together import Together
 from meguri.outlets.rest.writer import Writer
 from meguri.record.ledger import Answer, open_ledger
@@ -42,7 +43,8 @@ class Options:
     """What a service is told: where its ledger and releases are, and its limits.
 
     ``abstain`` has ``below`` and ``slices``: which answers are left to a person. ``project`` is the folder whose
-    ``src/features.py`` says what the online table has; None: rows bring all their values. ``features`` says what of a row
+    ``src/features.py`` says what the online table has; None: rows bring all their values. ``spool`` is the folder for answers
+    that the ledger cannot take; None: they are refused. ``features`` says what of a row
     is kept with its answer: its values, their hash, or nothing. ``rows``, ``body`` (bytes) and ``seconds`` bound one
     request, ``waiting`` how many may wait for the ledger at once.
     """
@@ -54,6 +56,7 @@ class Options:
     unit: str | None = None
     abstain: Mapping[str, Any] = field(default_factory=dict)
     project: str | None = None
+    spool: str | None = None
     features: str = "values"
     rows: int = 1000
     body: int = 2**20
@@ -73,6 +76,8 @@ class Service:
         self._far, self._beside = open_ledger(options.ledger), open_ledger(options.ledger)
         self._writer: Writer | None = None
         self._together: Together | None = None
+        self._spool = None if options.spool is None else Spool(Path(options.spool))
+        self._drainer: asyncio.Task[None] | None = None
         self._later: set[asyncio.Task[None]] = set()
         self.follower = Follower(
             self._beside,
@@ -86,9 +91,30 @@ class Service:
     def start(self) -> None:
         """Begin to follow the rollouts and to write; called once, in the loop that serves."""
         loop = asyncio.get_running_loop()
-        self._writer = Writer(self._near, self._far, loop, told=self.metrics.committed)
+        spool = None if self._spool is None else self._spooled
+        self._writer = Writer(self._near, self._far, loop, told=self.metrics.committed, spool=spool)
+        if self._spool is not None:
+            self._drainer = asyncio.create_task(self._drain())
         self._together = Together(loop, told=self._answered)
         self.follower.start()
+
+    def _spooled(self, answers: Sequence[Answer]) -> None:
+        assert self._spool is not None
+        self._spool.add(answers)
+        self.metrics.spooled(len(answers))
+        log.error("%s answers are spooled: the ledger cannot be written", len(answers))
+
+    async def _drain(self) -> None:
+        """Every second see whether the ledger takes what was spooled."""
+        while True:
+            if self._spool is not None and self._spool.filled:
+                try:
+                    count = await asyncio.to_thread(self._spool.drain, self._beside)
+                    if count:
+                        log.info("%s spooled answers are in the ledger", count)
+                except LedgerError as error:
+                    log.warning("what is spooled waits: %s", error.what)
+            await asyncio.sleep(1)
 
     def _answered(self, arm: Arm, rows: int, seconds: float) -> None:
         self.metrics.answered(arm.name, arm.release.id, rows, seconds)
@@ -96,9 +122,13 @@ class Service:
     async def close(self) -> None:
         """Write what has gathered, and let go."""
         self.follower.close()
+        if self._drainer is not None:
+            self._drainer.cancel()
         await asyncio.gather(*self._later)
         if self._writer is not None:
             await self._writer.close()
+        if self._spool is not None:
+            self._spool.close()
         for ledger in (self._near, self._far, self._beside):
             if ledger is not None:
                 ledger.close()

@@ -20,13 +20,20 @@ class Writer:
 
     A ``near`` ledger, a file, is written in the loop itself: a commit takes about a millisecond, and handing it to a thread
     costs more, as Python's lock goes to and fro for each statement. When another process holds the file, and for a ledger
-    on a server, a thread writes to ``far``. ``told`` is called with how many answers a commit held.
+    on a server, a thread writes to ``far``. What the ledger refuses goes to the ``spool``, where there is one. ``told`` is
+    called with how many answers a commit held.
     """
 
     def __init__(
-        self, near: Ledger | None, far: Ledger, loop: asyncio.AbstractEventLoop, *, told: Callable[[int], None]
+        self,
+        near: Ledger | None,
+        far: Ledger,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        told: Callable[[int], None],
+        spool: Callable[[Sequence[Answer]], None] | None = None,
     ) -> None:
-        self.waiting = 0
+        self.waiting, self._spool = 0, spool
         self._near, self._far, self._loop, self._told = near, far, loop, told
         self._gathered: list[Waiting] = []
         self._due = self._closed = False
@@ -77,8 +84,15 @@ class Writer:
     def _write(self, ledger: Ledger, batch: Sequence[Waiting]) -> None:
         """All of a batch in one commit, or nothing of it."""
         answers = [answer for some, _ in batch for answer in some]
-        ledger.write_answers(answers)
-        self._told(len(answers))
+        try:
+            ledger.write_answers(answers)
+            self._told(len(answers))
+        except LedgerBusy:
+            raise
+        except LedgerError:
+            if self._spool is None:
+                raise
+            self._spool(answers)
 
     def _done(self, batch: Sequence[Waiting], error: BaseException | None) -> None:
         self.waiting -= len(batch)

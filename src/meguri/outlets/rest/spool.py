@@ -1,0 +1,95 @@
+"""Answers that the ledger could not take, kept in files beside it until it can: for those who would rather answer than refuse."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+from meguri.base.errors import LedgerError
+from meguri.record.ledger import Answer, Ledger
+
+TOGETHER = 1000  # answers in one commit
+
+
+class Spool:
+    """A folder with files of answers, a line of JSON for each; what a process that died left is taken over by another.
+
+    A process holds the lock of the file that it adds to. Files are local: a disk that is full fails the answer, as the
+    ledger would.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._own: IO[bytes] | None = None
+        self._lock = threading.Lock()
+        self.filled = True  # until it was looked into
+
+    def add(self, answers: Sequence[Answer]) -> None:
+        """Keep answers; they are on the disk when this returns. Raises LedgerError, and then none of them is kept."""
+        lines = b"".join(_line(answer) for answer in answers)
+        try:
+            with self._lock:
+                if self._own is None:
+                    self._folder.mkdir(parents=True, exist_ok=True)
+                    self._own = (self._folder / f"{os.getpid()}-{os.urandom(4).hex()}.jsonl").open("ab", buffering=0)
+                    fcntl.flock(self._own, fcntl.LOCK_EX)
+                end = self._own.seek(0, os.SEEK_END)
+                try:
+                    if self._own.write(lines) != len(lines):
+                        raise OSError("the disk took a part of it")
+                    os.fsync(self._own.fileno())
+                except OSError:
+                    self._own.truncate(end)
+                    raise
+                self.filled = True
+        except OSError as error:
+            fix = "free some space on the disk, or mend the ledger"
+            raise LedgerError(f"the spool cannot be written: {error}", where=self._folder, fix=fix) from error
+
+    def drain(self, ledger: Ledger) -> int:
+        """Write to the ledger what is kept, and forget it; how many answers. Raises LedgerError, and then it is still kept."""
+        self.close()  # what is added from now on goes into another file
+        count, self.filled = 0, False
+        try:
+            for path in sorted(self._folder.glob("*.jsonl")):
+                with suppress(FileNotFoundError):  # another process has been faster
+                    count += _drain(path, ledger)
+        except LedgerError:
+            self.filled = True
+            raise
+        return count
+
+    def close(self) -> None:
+        """Let go of the file; what is in it stays."""
+        with self._lock:
+            if self._own is not None:
+                self._own.close()
+                self._own = None
+
+
+def _drain(path: Path, ledger: Ledger) -> int:
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # a process that lives adds to it
+            return 0
+        answers = [_answer(line) for line in file if line.endswith(b"\n")]  # a torn line was never acknowledged
+        for start in range(0, len(answers), TOGETHER):
+            ledger.write_answers(answers[start : start + TOGETHER])
+        path.unlink()
+    return len(answers)
+
+
+def _line(answer: Answer) -> bytes:
+    return json.dumps([answer.id.hex(), *answer[1:]]).encode() + b"\n"
+
+
+def _answer(line: bytes) -> Answer:
+    id, key, time, due, made_at, origin, *rest = json.loads(line)
+    return Answer(bytes.fromhex(id), key, time, due, made_at, tuple(origin), *rest)

@@ -1,0 +1,93 @@
+"""The spool: what the ledger could not take is kept, once and whole."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meguri.base.errors import LedgerError
+from meguri.base.ids import Ids
+from meguri.outlets.rest.spool import Spool
+from meguri.record.ledger import Answer, open_ledger
+from meguri.testing.ledger import hour
+
+
+def answers(count: int) -> list[Answer]:
+    ids = Ids().take(count)
+    return [
+        Answer(raw, f"k{n}", n, n, n, ("r", None, "rest", "champion", 0.5), 0.1 * n, "名", f"u{n}", n % 2 > 0, None)
+        for n, (raw, _) in enumerate(ids)
+    ]
+
+
+def test_it_comes_back_as_it_was(tmp_path: Path) -> None:
+    spool, given = Spool(tmp_path / "spool"), answers(1500)
+    spool.add(given[:1])
+    spool.add(given[1:])
+    with closing(open_ledger(f"sqlite:///{tmp_path}/ledger.db")) as ledger:
+        assert spool.drain(ledger) == 1500
+        assert ledger.write_answers(given) == 0  # the same, to the last value
+        assert (spool.drain(ledger), spool.filled) == (0, False)
+        spool.add(answers(2))
+        assert (spool.drain(ledger), ledger.awaited(as_of=hour(9**4)).count) == (2, 1502)
+
+
+def test_a_ledger_that_still_refuses_loses_nothing(tmp_path: Path) -> None:
+    class Away:
+        def write_answers(self, answers: Any) -> int:
+            raise LedgerError("away")
+
+    spool = Spool(tmp_path / "spool")
+    spool.add(answers(3))
+    with pytest.raises(LedgerError, match="away"):
+        spool.drain(Away())  # type: ignore[arg-type]
+    assert spool.filled
+    with closing(open_ledger(f"sqlite:///{tmp_path}/ledger.db")) as ledger:
+        assert spool.drain(ledger) == 3
+
+
+def test_what_a_dead_process_left_is_taken_over_and_what_a_live_one_has_is_not(tmp_path: Path) -> None:
+    code = """
+import sys
+from pathlib import Path
+from outlets.test_rest_spool import answers
+from meguri.outlets.rest.spool import Spool
+spool = Spool(Path(sys.argv[1]))
+spool.add(answers(4))
+print("ready", flush=True)
+sys.stdin.read()
+"""
+    tests = Path(__file__).parents[1]
+    environment = os.environ | {"PYTHONPATH": f"{tests}:{tests.parent / 'src'}"}
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "spool")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment,
+    )
+    assert other.stdout is not None
+    assert other.stdin is not None
+    assert other.stdout.readline() == b"ready\n"
+    spool = Spool(tmp_path / "spool")
+    with closing(open_ledger(f"sqlite:///{tmp_path}/ledger.db")) as ledger:
+        assert spool.drain(ledger) == 0
+        other.kill()
+        other.wait()
+        other.stdin.close()
+        other.stdout.close()
+        torn = next((tmp_path / "spool").iterdir())
+        torn.write_bytes(torn.read_bytes()[:-10])  # the machine failed in the middle of a line
+        assert spool.drain(ledger) == 3
+    assert not list((tmp_path / "spool").iterdir())
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "spool").touch()
+    with pytest.raises(LedgerError, match="the spool cannot be written"):
+        Spool(tmp_path / "spool").add(answers(1))
