@@ -64,8 +64,9 @@ def test_a_broken_release_is_refused_and_the_old_one_goes_on(alone: Served) -> N
     assert released(alone, ["on"]) == {"on": "r-1"}
     alone.roll("none")
     alone.until(lambda: "no release 'none'" in str(alone.ask("GET", "/readyz")[1]["refused"]))
-    model.write_bytes(whole)
     alone.roll("r-2")
+    alone.until(lambda: "model.onnx was changed" in str(alone.ask("GET", "/readyz")[1]["refused"]))
+    model.write_bytes(whole)  # mended, or copied at last: it is tried again
     alone.until(lambda: released(alone, ["on"]) == {"on": "r-2"})
     assert alone.ask("GET", "/readyz")[1]["refused"] is None
     (alone.outputs / "releases" / "r-2" / "model.onnx").write_bytes(b"")  # what is loaded does not need its file

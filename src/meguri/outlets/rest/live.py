@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from meguri.record.ledger import Ledger, Rollout
 
 EVERY = 0.2  # seconds between two looks at the ledger: a rollback is seen well within one
+AGAIN = 2.0  # seconds until a refused rollout is tried again
 KEPT = 4  # releases that stay loaded after they were live: going back to one is at once
 log = logging.getLogger("meguri.rest")
 
@@ -78,6 +80,7 @@ class Follower:
         self._prove, self._told = prove, told
         self._loaded: dict[str, tuple[Release, Reader]] = {}
         self._seen: Rollout | None = None
+        self._again = 0.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="meguri-follower", daemon=True)
 
@@ -100,9 +103,12 @@ class Follower:
             self._told("unread")
             log.warning("the rollouts cannot be read: %s", error.what)
             return
-        if rollout is None or rollout == self._seen:
+        again = (
+            self.refused is not None and time.monotonic() >= self._again
+        )  # its release may have been copied meanwhile
+        if rollout is None or (rollout == self._seen and not again):
             return
-        self._seen = rollout
+        self._seen, self._again = rollout, time.monotonic() + AGAIN
         try:
             self.live = self._load(rollout)
             self.refused = None
