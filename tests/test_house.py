@@ -29,7 +29,7 @@ DOORS = {
         *(f"data/{name}.py" for name in ("pushdown", "spec_sql", "fit_sql", "asof_sql")),
     ],
     "lightgbm": ["record/estimators.py"],
-    "matplotlib": ["loop/plots.py", "loop/data_plots.py"],
+    "matplotlib": ["loop/plots.py", "loop/data_plots.py", "loop/ab_page.py"],
     "mlflow": ["record/tracking_client.py"],
     "msgspec": ["outlets/rest/rows.py", "outlets/rest/app.py"],
     "omegaconf": ["loop/settings.py"],

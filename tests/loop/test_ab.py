@@ -179,6 +179,12 @@ def test_the_command_line(project: Project) -> None:
     assert "safe to stop" in done.stdout
     assert "Bは" in meguri("status", "--lang", "ja", "--now", NOW.isoformat()).stdout
     assert json.loads(meguri("status", "--json", "--now", NOW.isoformat()).stdout)["decision"] == "better"
+    for language in ("en", "ja"):
+        done = meguri("status", "--html", f"{language}.html", "--lang", language, "--now", NOW.isoformat())
+        assert done.returncode == 0, done.stderr
+        page = (project.root / f"{language}.html").read_text()
+        assert f'<html lang="{language}">' in page
+        assert page.count("<svg") == 2
     done = meguri("stop", "--keep", "challenger")
     assert "release b answers everyone" in done.stdout
     for wrong, told in (

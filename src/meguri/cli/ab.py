@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -82,7 +83,8 @@ def start(
 
 
 def status(
-    lang: Annotated[str, typer.Option("--lang", help="The language of the sentence: en or ja.")] = "en",
+    lang: Annotated[str, typer.Option("--lang", help="The language of the sentence and the page: en or ja.")] = "en",
+    html: Annotated[Path | None, typer.Option("--html", help="Write it as a page, whole in one file.")] = None,
     outlet: Outlet = "rest",
     now: Now = None,
     project: show.Folder = ".",
@@ -92,7 +94,13 @@ def status(
     from meguri.loop import ab
 
     opened = open_project(project)
-    found = ab.look(opened, _test(opened, outlet), now=clock.moment(now) if now else clock.now())
+    at, test = clock.moment(now) if now else clock.now(), _test(opened, outlet)
+    if html is not None:
+        from meguri.loop import ab_page
+        from meguri.loop.words import Words
+
+        ab_page.write(html, opened, test, now=at, words=Words(lang))
+    found = ab.look(opened, test, now=at)
     if json:
         show.dump({"test": found.test.id, "status": found.test.status, **found.report.to_dict()})
     else:
