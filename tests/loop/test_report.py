@@ -342,21 +342,7 @@ def test_both_languages_have_the_same_texts() -> None:
     for key, text in english.items():
         assert holes(text) == holes(japanese[key]), key
     source = "".join(path.read_text(encoding="utf-8") for path in Path(plots.__file__).parent.glob("*.py"))
-    families = (
-        "g_",
-        "h_",
-        "s_",
-        "policy_",
-        "short_",
-        "metric_",
-        "verdict_",
-        "kind_",
-        "col_",
-        "unit_",
-        "none_",
-        "lin_",
-        "state_",
-    )
+    families = tuple(f"{name}_" for name in "g h s policy short metric verdict kind col unit none lin state".split())
     unused = [key for key in english if not re.search(f"['\"]{key}['\"]", source) and not key.startswith(families)]
     assert unused == []
 
