@@ -168,6 +168,18 @@ def test_a_release_has_one_version_and_aliases_move(tracking: Tracking, tmp_path
     tracking.alias("champion", None)
 
 
+def test_what_a_killed_process_left_of_a_release_goes(mlflow_store: Path, tmp_path: Path) -> None:
+    tracking = embedded(mlflow_store, tmp_path)
+    run, bundle = tracking.start("a", params={}, tags={}, at=AT), release(tmp_path / "bundle")
+    tracking.register(run, bundle, "r-1", {})
+    (kept,) = tmp_path.rglob("releases/r-1")
+    (kept.parent / ".r-1.x1y2").mkdir()
+    (kept.parent / ".r-2.x1y2").mkdir()
+    tracking.register(run, bundle, "r-1", {})
+    tracking.register(run, bundle, "r-2", {})
+    assert sorted(path.name for path in kept.parent.iterdir()) == ["r-1", "r-2"]
+
+
 def test_a_folder_that_is_no_model_is_registered_without_being_called_one(tracking: Tracking, tmp_path: Path) -> None:
     run = tracking.start("a", params={}, tags={}, at=AT)
     bundle = release(tmp_path / "bundle")

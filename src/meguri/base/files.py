@@ -51,6 +51,12 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def forget_drafts(path: Path) -> None:
+    """Remove what processes that were killed left of ``path`` half-made; for one that nobody else makes at the same time."""
+    for left in path.parent.glob(f".{path.name}.*"):
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Fill a folder beside ``path`` and move it there when the block ends well; otherwise nothing stays."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from meguri.base.clock import duration, moment
 from meguri.base.errors import JobError, MeguriError, TurnBusy
-from meguri.base.files import locked, new_folder, read_json, write_json
+from meguri.base.files import forget_drafts, locked, new_folder, read_json, write_json
 from meguri.loop.steps import Steps
 from meguri.record import rollout
 from meguri.record.ledger import GateUse, Rollout, TurnRecord
@@ -161,6 +161,7 @@ def put_live(steps: Steps) -> dict[str, Any]:
     if not run.facts.get("live"):
         return {"release": None}
     home = project.outputs / "releases" / run.id
+    forget_drafts(home)
     if not home.is_dir():
         with new_folder(home) as draft:
             shutil.copytree(run.folder / "model", draft, dirs_exist_ok=True)

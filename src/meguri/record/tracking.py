@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlparse
 
 from meguri.base.clock import from_micros, micros
 from meguri.base.errors import MeguriError, TrackingError
-from meguri.base.files import locked, new_folder, read_json
+from meguri.base.files import forget_drafts, locked, new_folder, read_json
 from meguri.base.redact import redact
 from meguri.record.tracking_client import ClientStore, create
 from meguri.record.tracking_sqlite import SqliteStore, known
@@ -115,9 +115,12 @@ class Tracking:
         kept = _local(uri)
         if kept is None:
             self._client.put(run, folder, path)
-        elif not (kept / path).exists():
-            with _on_disk(kept), new_folder(kept / path) as draft:
-                shutil.copytree(folder, draft, dirs_exist_ok=True)
+        else:
+            with _on_disk(kept):
+                forget_drafts(kept / path)
+                if not (kept / path).exists():
+                    with new_folder(kept / path) as draft:
+                        shutil.copytree(folder, draft, dirs_exist_ok=True)
         marks = _model(folder, run, path)
         return self._store.register(run, self.model, f"{uri}/{path}", release_id, _texts(tags, _TAG), marks)
 

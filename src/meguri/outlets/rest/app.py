@@ -37,6 +37,7 @@ ADDRESSES = {
     "/readyz": ("GET", None),
 }
 _JSON, _PLAIN = b"application/json", b"text/plain; version=0.0.4; charset=utf-8"
+PATIENCE = 2**24  # bytes too many that are read, and forgotten: who is still sending cannot hear an answer
 _ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 log = logging.getLogger("meguri.rest")
 
@@ -144,9 +145,10 @@ class App:
     async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
         """The body of a request, no larger and no slower than allowed. Raises ProblemError (408, 413)."""
         most = self._options.body
+        large = ProblemError(413, f"the body is larger than the {most} bytes that are allowed: send fewer rows")
         told = headers.get(b"content-length", b"0")
-        if not told.isdigit() or int(told) > most:
-            raise ProblemError(413, f"the body is larger than the {most} bytes that are allowed: send fewer rows")
+        if not told.isdigit() or int(told) > most + PATIENCE:
+            raise large
         parts, size = [], 0
         task = asyncio.current_task()
         assert task is not None
@@ -158,11 +160,10 @@ class App:
                     raise ProblemError(400, "the client went away")
                 part = message.get("body", b"")
                 size += len(part)
-                if size > most:
-                    raise ProblemError(
-                        413, f"the body is larger than the {most} bytes that are allowed: send fewer rows"
-                    )
-                parts.append(part)
+                if size <= most:
+                    parts.append(part)
+                if size > most + PATIENCE or (size > most and not message.get("more_body", False)):
+                    raise large
                 if not message.get("more_body", False):
                     return parts[0] if len(parts) == 1 else b"".join(parts)
         except asyncio.CancelledError:
