@@ -3,8 +3,7 @@
     python bench/serve.py [seconds]     (default 5 for each contender; needs wrk; one JSON line per contender)
 
 The flights' model in ONNX, ten fields a row. The server has the first core, wrk the second. "raw ASGI" decodes JSON and asks ONNX Runtime, checks
-nothing and keeps nothing; "empty ASGI" answers a constant: both on granian, as the outlet is. The durable writer alone, and what one
-thread can commit to SQLite in batches of 1,000, are measured in the same run.
+nothing and keeps nothing; "empty ASGI" answers a constant: both on granian, as the outlet is.
 """
 
 from __future__ import annotations

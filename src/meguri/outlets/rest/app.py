@@ -23,7 +23,9 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-ENVIRONMENT = "MEGURI_REST"  # the options of a worker, as JSON; no secret is among them
+ENVIRONMENT = (
+    "MEGURI_REST"  # the options of a worker, as JSON; a ledger's URL may hold a password, so it is logged nowhere
+)
 # address: (method, the scope that a token needs)
 ADDRESSES = {
     "/predict": ("POST", "predict"),

@@ -143,8 +143,12 @@ def _row(contract: Contract, filled: Collection[str]) -> dict[str, Any]:
     fields = [field for field in contract.fields if field.name != contract.label]
     given = {contract.time, *filled}
     needed = [f.name for f in fields if not f.nullable and f.required and f.default is None and f.name not in given]
-    row = {"type": "object", "properties": {field.name: _field(field) for field in fields}, "required": needed}
-    time = row["properties"][contract.time]  # type: ignore[index]
+    row: dict[str, Any] = {
+        "type": "object",
+        "properties": {field.name: _field(field) for field in fields},
+        "required": needed,
+    }
+    time = row["properties"][contract.time]
     time["description"] = " ".join(
         filter(None, [time.get("description"), "The moment of the prediction (default: now)."])
     )

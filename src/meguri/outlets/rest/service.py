@@ -112,8 +112,8 @@ class Service:
                     count = await asyncio.to_thread(self._spool.drain, self._beside)
                     if count:
                         log.info("%s spooled answers are in the ledger", count)
-                except LedgerError as error:
-                    log.warning("what is spooled waits: %s", error.what)
+                except (OSError, ValueError) as error:  # the ledger is still away, or a file is damaged
+                    log.warning("what is spooled waits: %s", error)
             await asyncio.sleep(1)
 
     def _answered(self, arm: Arm, rows: int, seconds: float) -> None:

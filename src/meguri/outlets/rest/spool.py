@@ -53,14 +53,16 @@ class Spool:
             raise LedgerError(f"the spool cannot be written: {error}", where=self._folder, fix=fix) from error
 
     def drain(self, ledger: Ledger) -> int:
-        """Write to the ledger what is kept, and forget it; how many answers. Raises LedgerError, and then it is still kept."""
+        """Write to the ledger what is kept, and forget it; how many answers. Raises LedgerError, OSError, or
+        ValueError for a line that is none; then it is still kept.
+        """
         self.close()  # what is added from now on goes into another file
         count, self.filled = 0, False
         try:
             for path in sorted(self._folder.glob("*.jsonl")):
                 with suppress(FileNotFoundError):  # another process has been faster
                     count += _drain(path, ledger)
-        except LedgerError:
+        except (OSError, ValueError):  # a LedgerError is an OSError
             self.filled = True
             raise
         return count
