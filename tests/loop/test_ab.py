@@ -24,7 +24,8 @@ from meguri.loop import ab, tick
 from meguri.loop.project import Project
 from meguri.record import rollout
 from meguri.record.experiment import Plan
-from meguri.record.ledger import Answer, Event
+from meguri.record.ledger import Event
+from meguri.record.served import Served, pack
 
 NOW = START + timedelta(days=5)
 PLAN = Plan(expected=1000)
@@ -58,26 +59,11 @@ def served(project: Project, units: int, buys: dict[str, float], at: datetime = 
     """So many units of each arm are answered, and of each arm this share does something a minute later."""
     dice = np.random.default_rng(5)
     for arm, release, share in (("champion", "a", buys["a"]), ("challenger", "b", buys["b"])):
-        ids = [bytes.fromhex(i.replace("-", "")) for i in prediction_ids(units, at)]
         micros = int(at.timestamp() * 1e6) + 1
-        project.ledger.write_answers(
-            [
-                Answer(
-                    id,
-                    f"{arm}{n}",
-                    micros,
-                    micros,
-                    micros,
-                    (release, None, "rest", arm, 0.5),
-                    0.9,
-                    "true",
-                    f"{arm}{n}",
-                    None,
-                    None,
-                )
-                for n, id in enumerate(ids)
-            ]
-        )
+        names = [f"{arm}{n}" for n in range(units)]
+        ids, origin = prediction_ids(units, at).to_list(), (release, None, "rest", arm, 0.5)
+        answers = Served(origin, micros, 0, ids, names, [micros] * units, [0.9] * units, ["true"] * units)
+        project.ledger.write_answers(pack([answers]))
         did = [
             Event(f"{events}-{arm}{n}", f"{arm}{n}", at + timedelta(minutes=1), events)
             for n in range(units)
@@ -122,12 +108,10 @@ def test_a_unit_belongs_to_the_arm_that_answered_it_first_and_what_it_did_before
     test = begun(project)
     served(project, 200, {"a": 0.0, "b": 0.0})
     project.ledger.write_events([Event("early", "champion0", START, "buy")])
-    id = bytes.fromhex(prediction_ids(1)[0].replace("-", ""))
     later = int(START.timestamp() * 1e6) + 10**6
-    again = Answer(
-        id, "x", later, later, later, ("b", None, "rest", "challenger", 0.5), 0.9, "true", "champion1", None, None
-    )
-    project.ledger.write_answers([again])
+    origin = ("b", None, "rest", "challenger", 0.5)
+    again = Served(origin, later, 0, prediction_ids(1).to_list(), ["x"], [later], [0.9], ["true"], ["champion1"])
+    project.ledger.write_answers(pack([again]))
     reading = ab.look(project, test, now=NOW).report.primary
     assert (reading.units_a, reading.units_b, reading.value_a) == (200, 200, 0.0)
 

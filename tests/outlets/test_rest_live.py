@@ -104,7 +104,7 @@ def test_a_ledger_that_cannot_be_written_may_be_spooled_for(tmp_path: Path) -> N
     try:
         served.start()
         with closing(sqlite3.connect(served.outputs / "ledger.db")) as db:
-            db.execute("CREATE TRIGGER full BEFORE INSERT ON predictions BEGIN SELECT RAISE(ABORT, 'no space'); END")
+            db.execute("CREATE TRIGGER full BEFORE INSERT ON inbox BEGIN SELECT RAISE(ABORT, 'no space'); END")
             db.commit()
             status, given = served.ask("POST", "/predict", [row("kept-1"), row("kept-2")])
             assert status == 200
@@ -125,7 +125,7 @@ def test_a_ledger_that_cannot_be_written_may_be_spooled_for(tmp_path: Path) -> N
 def test_a_ledger_that_cannot_be_written_refuses(alone: Served) -> None:
     assert released(alone, ["before"])
     with sqlite3.connect(alone.outputs / "ledger.db") as db:
-        db.execute("CREATE TRIGGER full BEFORE INSERT ON predictions BEGIN SELECT RAISE(ABORT, 'no space'); END")
+        db.execute("CREATE TRIGGER full BEFORE INSERT ON inbox BEGIN SELECT RAISE(ABORT, 'no space'); END")
     status, headers, problem = alone.whole("POST", "/predict", row("lost"))
     assert (status, headers["retry-after"]) == (503, "1")
     assert "could not be written down" in problem["detail"]

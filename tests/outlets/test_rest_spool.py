@@ -7,40 +7,50 @@ import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from meguri.base.errors import LedgerError
 from meguri.base.ids import Ids
 from meguri.outlets.rest.spool import Spool
-from meguri.record.ledger import Answer, open_ledger
-from meguri.testing.ledger import hour
+from meguri.record.ledger import open_ledger
+from meguri.record.served import Served, pack
+from meguri.testing.ledger_rows import hour
 
 
-def answers(count: int) -> list[Answer]:
+def answers(count: int) -> bytes:
+    """A commit of so many answers, two to a request."""
+    origin = ("r", None, "rest", "champion", 0.5)
     ids = Ids().take(count)
-    return [
-        Answer(raw, f"k{n}", n, n, n, ("r", None, "rest", "champion", 0.5), 0.1 * n, "名", f"u{n}", n % 2 > 0, None)
-        for n, (raw, _) in enumerate(ids)
-    ]
+    both = [(n, ids[n : n + 2]) for n in range(0, count, 2)]
+    return pack(
+        [
+            Served(origin, n, 5, some, [f"k{n}", f"l{n}"][: len(some)], [n, n + 1][: len(some)], [0.1 * n] * len(some), ["名"] * len(some))
+            for n, some in both
+        ]
+    )  # fmt: skip
 
 
 def test_it_comes_back_as_it_was(tmp_path: Path) -> None:
-    spool, given = Spool(tmp_path / "spool"), answers(1500)
-    spool.add(given[:1])
-    spool.add(given[1:])
+    spool, given = Spool(tmp_path / "spool"), [answers(1), *(answers(5) for _ in range(300))]
+    for packed in given:
+        spool.add(packed)
     with closing(open_ledger(f"sqlite:///{tmp_path}/ledger.db")) as ledger:
-        assert spool.drain(ledger) == 1500
-        assert ledger.write_answers(given) == 0  # the same, to the last value
+        assert spool.drain(ledger) == 1501
+        found = ledger.joined(as_of=hour(9**4), features=True)
+        for packed in given:
+            ledger.write_answers(packed)  # the same, to the last value
+        assert ledger.joined(as_of=hour(9**4), features=True).equals(found)
+        assert found.height == 1501
+        assert set(found["answer"]) == {"名"}
         assert (spool.drain(ledger), spool.filled) == (0, False)
         spool.add(answers(2))
-        assert (spool.drain(ledger), ledger.awaited(as_of=hour(9**4)).count) == (2, 1502)
+        assert (spool.drain(ledger), ledger.awaited(as_of=hour(9**4)).count) == (2, 1503)
 
 
 def test_a_ledger_that_still_refuses_loses_nothing(tmp_path: Path) -> None:
     class Away:
-        def write_answers(self, answers: Any) -> int:
+        def write_answers(self, packed: bytes) -> None:
             raise LedgerError("away")
 
     spool = Spool(tmp_path / "spool")
@@ -68,7 +78,8 @@ from pathlib import Path
 from outlets.test_rest_spool import answers
 from meguri.outlets.rest.spool import Spool
 spool = Spool(Path(sys.argv[1]))
-spool.add(answers(4))
+spool.add(answers(3))
+spool.add(answers(2))
 print("ready", flush=True)
 sys.stdin.read()
 """

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from meguri.base.errors import LedgerBusy, LedgerError, ReleaseError
+from meguri.base.ids import Ids
 from meguri.outlets.rest.live import Arm
 from meguri.outlets.rest.together import Together
 from meguri.outlets.rest.writer import Writer
 from meguri.record.estimators import Plain
+from meguri.record.served import Served, unpack
 
 
 class Model:
@@ -60,19 +62,23 @@ class Book:
         self.commits: list[tuple[list[Any], bool]] = []
         self._trouble, self._gate = list(trouble), gate
 
-    def write_answers(self, answers: list[Any]) -> int:
+    def write_answers(self, packed: bytes) -> None:
         if self._gate is not None:
             assert self._gate.wait(60)
         if self._trouble:
             raise self._trouble.pop(0)
-        self.commits.append((answers, threading.current_thread() is threading.main_thread()))
-        return len(answers)
+        keys = [row[1] for row in unpack(packed)]
+        self.commits.append((keys, threading.current_thread() is threading.main_thread()))
+
+
+def served(key: str) -> Served:
+    return Served(("r", None, "rest", "champion", 1.0), 0, 0, Ids().take(1), [key], [0], [0.5])
 
 
 def written(near: Any, far: Any, *answers: str) -> list[Any]:
     async def write() -> list[Any]:
         writer = Writer(near, far, asyncio.get_running_loop(), told=lambda _: None)
-        futures = [writer.put([answer]) for answer in answers]  # type: ignore[list-item]
+        futures = [writer.put([served(key)]) for key in answers]
         assert writer.waiting == len(answers)
         found = await asyncio.gather(*futures, return_exceptions=True)
         assert writer.waiting == 0
@@ -117,13 +123,13 @@ def test_what_comes_meanwhile_goes_with_the_next_commit() -> None:
 
     async def write() -> None:
         writer = Writer(None, far, asyncio.get_running_loop(), told=lambda _: None)
-        first = writer.put(["a"])  # type: ignore[list-item]
+        first = writer.put([served("a")])
         while not writer._away:
             await asyncio.sleep(0)
-        others = [writer.put([name]) for name in ("b", "c")]  # type: ignore[list-item]
+        others = [writer.put([served(name)]) for name in ("b", "c")]
         gate.set()
         await asyncio.gather(first, *others)
-        last = writer.put(["d"])  # type: ignore[list-item]
+        last = writer.put([served("d")])
         await writer.close()  # what has gathered is written
         assert last.done()
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from meguri.record.ledger import Awaited, Ledger
-from meguri.testing.ledger import hour, some_labels, some_predictions
+from meguri.testing.ledger_rows import hour, some_labels, some_predictions
 
 MODEL_SETTINGS = settings(
     max_examples=30, stateful_step_count=15, deadline=None, suppress_health_check=[HealthCheck.too_slow]

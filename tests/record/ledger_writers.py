@@ -11,7 +11,7 @@ import polars as pl
 
 import meguri
 from meguri.record.ledger import Ledger
-from meguri.testing.ledger import hour
+from meguri.testing.ledger_rows import hour
 
 BATCH = 40
 # Writes batches for ever and tells of each once it is committed: "p 3" its predictions, "l 3" their labels, "t 3" a turn.
@@ -20,7 +20,7 @@ WRITER = f"""
 import sys
 from meguri.base.errors import LedgerError
 from meguri.record.ledger import TurnRecord, open_ledger
-from meguri.testing.ledger import hour, some_labels, some_predictions
+from meguri.testing.ledger_rows import hour, some_labels, some_predictions
 ledger = open_ledger(sys.argv[1])
 for batch in range(int(sys.argv[2]), 10**6):
     table = some_predictions({BATCH}, batch * {BATCH})
@@ -41,7 +41,7 @@ for batch in range(int(sys.argv[2]), 10**6):
 OPENER = """
 import sys
 from meguri.record.ledger import open_ledger
-from meguri.testing.ledger import some_predictions
+from meguri.testing.ledger_rows import some_predictions
 print("ready", flush=True)
 for url in sys.stdin:
     ledger = open_ledger(url.strip())
@@ -54,7 +54,7 @@ for url in sys.stdin:
 PRUNER = """
 import importlib, os, sys
 from meguri.record.ledger import open_ledger
-from meguri.testing.ledger import hour
+from meguri.testing.ledger_rows import hour
 module = importlib.import_module(sys.argv[2])
 def some(deletes=module.PRUNED):
     yield from deletes[:2]

@@ -19,7 +19,7 @@ from record.ledger_writers import OPENER, PRUNER, WRITER, all_is_there, python
 from meguri.base.errors import LedgerError
 from meguri.record.ledger import Awaited, LabelCounts, TurnRecord, open_ledger
 from meguri.record.ledger_migrations import migrate
-from meguri.testing.ledger import hour, some_labels, some_predictions
+from meguri.testing.ledger_rows import hour, some_labels, some_predictions
 
 
 @pytest.mark.slow

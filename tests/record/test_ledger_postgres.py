@@ -23,7 +23,8 @@ from record.ledger_model import MODEL_SETTINGS, LedgerModel
 from meguri.base.errors import LedgerError, SettingsError
 from meguri.record import ledger_postgres, ledger_postgres_schema
 from meguri.record.ledger import Awaited, Event, GateUse, Ledger, TurnRecord, open_ledger
-from meguri.testing.ledger import LedgerCase, hour, some_labels, some_predictions
+from meguri.testing.ledger import LedgerCase
+from meguri.testing.ledger_rows import hour, some_labels, some_predictions
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from record.ledger_writers import OPENER, PRUNER, WRITER, all_is_there, python
 from meguri.base.errors import LedgerError
 from meguri.record import ledger_postgres
 from meguri.record.ledger import Awaited, LabelCounts, open_ledger
-from meguri.testing.ledger import hour, some_labels, some_predictions
+from meguri.testing.ledger_rows import hour, some_labels, some_predictions
 
 pytestmark = pytest.mark.slow
 

@@ -20,7 +20,8 @@ from record.ledger_model import MODEL_SETTINGS, LedgerModel
 from meguri.base.errors import LedgerError, SettingsError
 from meguri.record import ledger_migrations, ledger_sqlite
 from meguri.record.ledger import Ledger, open_ledger
-from meguri.testing.ledger import LedgerCase, hour, some_labels, some_predictions
+from meguri.testing.ledger import LedgerCase
+from meguri.testing.ledger_rows import hour, some_labels, some_predictions
 
 
 class TestSqliteLedger(LedgerCase):
@@ -167,7 +168,7 @@ def test_a_migration_that_fails_leaves_the_old_version(tmp_path: Path, monkeypat
             with closing(open_ledger(url)) as ledger:
                 assert ledger.joined(as_of=hour(100)).height == 3
     monkeypatch.undo()
-    with pytest.raises(LedgerError, match="has version 3"):
+    with pytest.raises(LedgerError, match="has version 4"):
         open_ledger(url)
 
 

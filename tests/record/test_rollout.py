@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from meguri.base.errors import ReleaseError, SettingsError
 from meguri.record.ledger import Ledger, Rollout, open_ledger
 from meguri.record.rollout import current, promote, rollback
-from meguri.testing.ledger import hour
+from meguri.testing.ledger_rows import hour
 
 
 @pytest.fixture

@@ -47,35 +47,39 @@ def stamp_id(at: datetime) -> str:
     return f"{at:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
+_VARIANT = {digit: "89ab"[int(digit, 16) % 4] for digit in "0123456789abcdef"}  # RFC 9562, section 4.1
+
+
 class Ids:
     """UUIDv7 one by one for a process that answers requests; ascending, and used from one thread."""
 
     def __init__(self) -> None:
         self._millis = self._tick = self._used = 0
-        self._noise = b""
+        self._noise = ""
 
-    def take(self, count: int) -> list[tuple[bytes, str]]:
-        """``count`` ids as 16 bytes and as text, stamped with now.
+    def take(self, count: int) -> list[str]:
+        """``count`` ids as text, stamped with now.
 
         The 12 bits after the time count within a millisecond, from a random start; 62 bits are random.
         """
         millis = time.time_ns() // 1_000_000
-        if (
-            len(self._noise) - self._used < 8 * count
-        ):  # asked for in advance: each call costs as much as an answer's JSON
-            self._noise, self._used = os.urandom(max(8192, 8 * count)), 0
-        noise = self._noise[self._used : self._used + 8 * count]
-        self._used += 8 * count
-        found = []
-        for place in range(count):
-            if millis > self._millis:
-                self._millis, self._tick = millis, noise[8 * place]
-            else:  # the same millisecond, or a clock that was set back
-                self._tick += 1
-                if self._tick > 0xFFF:
-                    self._millis, self._tick = self._millis + 1, 0
-            low = int.from_bytes(noise[8 * place : 8 * place + 8]) >> 2 | 1 << 63
-            raw = (self._millis << 80 | 0x7 << 76 | self._tick << 64 | low).to_bytes(16)
-            digits = raw.hex()
-            found.append((raw, f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"))
+        digits = 16 * count
+        if len(self._noise) - self._used < digits:  # asked for in advance: each call costs as much as an answer's JSON
+            self._noise, self._used = os.urandom(max(8192, 8 * count)).hex(), 0
+        begin, self._used = self._used, self._used + digits
+        if millis > self._millis:
+            self._millis, self._tick = millis, int(self._noise[begin + 14 : begin + 16], 16) - 1
+        noise, found = self._noise, []  # else the same millisecond, or a clock that was set back
+        time_ = f"{self._millis:012x}"
+        head = f"{time_[:8]}-{time_[8:]}"
+        for place in range(begin, begin + digits, 16):
+            self._tick += 1
+            if self._tick > 0xFFF:
+                self._millis, self._tick = self._millis + 1, 0
+                time_ = f"{self._millis:012x}"
+                head = f"{time_[:8]}-{time_[8:]}"
+            variant = _VARIANT[noise[place]]
+            found.append(
+                f"{head}-7{self._tick:03x}-{variant}{noise[place + 1 : place + 4]}-{noise[place + 4 : place + 16]}"
+            )
         return found

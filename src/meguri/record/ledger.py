@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from meguri.base import plugins
 from meguri.base.errors import SettingsError
@@ -88,22 +88,6 @@ class LabelCounts:
     unmatched: int = 0
 
 
-class Answer(NamedTuple):
-    """A prediction as a service writes it; moments are microseconds since 1970 UTC."""
-
-    id: bytes
-    key: str
-    time: int
-    due: int
-    made_at: int
-    origin: tuple[str, str | None, str, str, float]  # release, run, outlet, arm, propensity
-    score: float | None
-    answer: str | None
-    unit: str | None
-    abstained: bool | None
-    features: str | None
-
-
 @dataclass(frozen=True)
 class Event:
     """What a ``unit`` did after it had its answer (``kind``: click, leave, buy …), with a ``value`` such as money.
@@ -152,8 +136,15 @@ class Ledger(Protocol):
         Raises LedgerError, also for a known id with another content.
         """
 
-    def write_answers(self, answers: Sequence[Answer]) -> int:
-        """What ``write_predictions`` does, for answers one by one: without a frame, as one request has no use for it."""
+    def write_answers(self, packed: bytes) -> None:
+        """Write the answers of a service, made by ``served.pack``: as they are, to be settled later.
+
+        That takes a tenth of what a place among the predictions costs. Every call that reads or labels predictions
+        settles them first, so that nobody sees the difference. Of two answers with one id the first counts.
+        """
+
+    def settle(self, most: int | None = None) -> int:
+        """Give answers that were written as they are their place among the predictions, all or about ``most``; how many."""
 
     def write_events(self, events: Sequence[Event]) -> int:
         """Write what units did and return how many of the events were not there yet."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import weakref
@@ -17,13 +18,15 @@ from meguri.base.errors import LedgerError, SettingsError
 from meguri.base.extras import need
 from meguri.base.redact import MASK, redact
 from meguri.record import ledger_postgres_schema as schemas
-from meguri.record.ledger import Answer, Event, LabelCounts
-from meguri.record.ledger_sql import PRUNED, SqlLedger
+from meguri.record.ledger import Event, LabelCounts
+from meguri.record.ledger_sql import PRUNED, SETTLED, SqlLedger, clash
+from meguri.record.served import unpack
 
 if TYPE_CHECKING:
     import polars as pl
 
 T = TypeVar("T")
+log = logging.getLogger("meguri.ledger")
 
 SCHEMA = "meguri"
 _EVER = 2**63 - 1
@@ -32,6 +35,10 @@ _WAIT = 10  # seconds for a connection
 _PREDICTION = ("id", "key", "time", "due", "made_at", "origin", "score", "answer", "unit", "abstained", "features")
 _COLUMNS = ", ".join(_PREDICTION)
 _ORIGIN = "release, run, outlet, arm, propensity"
+_TAKEN = """
+    SELECT n, answers FROM (
+      SELECT n, answers, sum(octet_length(answers)) OVER (ORDER BY n) - octet_length(answers) AS before
+      FROM inbox WHERE n <= %s ORDER BY n LIMIT 1000) AS oldest WHERE before < %s ORDER BY n"""
 _ADD_EVENTS = """
     INSERT INTO events (id, unit, at, kind, value)
     SELECT * FROM unnest(%s::text[], %s::text[], %s::bigint[], %s::text[], %s::double precision[])
@@ -84,24 +91,54 @@ class PostgresLedger(SqlLedger):
 
         def write(db: Any) -> int:
             table = ledger_columns.numbered(given, lambda shared: self._origin(db, shared))
-            return self._insert(db, list(ledger_columns.rows([table[name] for name in _PREDICTION])))
+            with db.transaction():
+                count, other = self._insert(db, list(ledger_columns.rows([table[name] for name in _PREDICTION])))
+                if other is not None:
+                    raise clash(other, self.url)
+            return count
 
+        self.settle()
         return self._do(write)
 
-    def write_answers(self, answers: Sequence[Answer]) -> int:
-        """Write answers in one transaction."""
+    def write_answers(self, packed: bytes) -> None:
+        """Add one row, in a transaction of its own."""
+        self._do(lambda db: db.execute("INSERT INTO inbox (answers) VALUES (%b)", (packed,)))
 
-        def write(db: Any) -> int:
-            number = {origin: self._origin(db, origin) for origin in {answer.origin for answer in answers}}
-            return self._insert(db, [(a[0].hex(), *a[1:5], number[a[5]], _number(a[6]), *a[7:]) for a in answers])
+    def settle(self, most: int | None = None) -> int:
+        """Move answers in transactions of some hundred, one process at a time."""
+        last, count = self._all("SELECT max(n) FROM inbox")[0][0], 0
+        while last is not None and (most is None or count < most):
+            some = self._do(lambda db: self._moved(db, last))
+            if not some:
+                break
+            count += some
+        return count
 
-        return self._do(write)
-
-    def _insert(self, db: Any, rows: Sequence[tuple[Any, ...]]) -> int:
-        """Add those of the predictions that are not there yet; as a rule all are new, and one COPY will do."""
+    def _moved(self, db: Any, last: int) -> int:
         try:
-            _copy(db, f"predictions ({_COLUMNS})", rows)
-            return len(rows)
+            with db.transaction():
+                schemas.lock(db, self._schema, "inbox")
+                taken = db.cursor(binary=True).execute(_TAKEN, (last, SETTLED)).fetchall()
+                rows = [row for _, packed in taken for row in unpack(packed)]
+                number = {origin: self._origin(db, origin) for origin in {row[5] for row in rows}}
+                rows = [(*row[:5], number[row[5]], *row[6:]) for row in rows]
+                if rows and (other := self._insert(db, rows)[1]) is not None:
+                    log.error("%s; the first stays", clash(other, self.url))
+                db.execute("DELETE FROM inbox WHERE n = ANY(%s)", ([n for n, _ in taken],))
+        except BaseException:
+            self._origins.clear()  # they were undone as well
+            raise
+        return len(rows)
+
+    def _insert(self, db: Any, rows: Sequence[tuple[Any, ...]]) -> tuple[int, Any]:
+        """Add those of the predictions that are not there yet: how many; and the id of one that says something else.
+
+        As a rule all are new, and one COPY will do.
+        """
+        try:
+            with db.transaction():
+                _copy(db, f"predictions ({_COLUMNS})", rows)
+            return len(rows), None
         except need("psycopg.errors").UniqueViolation:
             pass  # some ids were there already: fine, when they say the same
         with db.transaction():
@@ -112,10 +149,7 @@ class PostgresLedger(SqlLedger):
             same = " AND ".join(f"p.{name} IS NOT DISTINCT FROM g.{name}" for name in _PREDICTION[1:])
             other = db.execute(f"""SELECT g.id FROM given_predictions g JOIN predictions p ON p.id = g.id
                                    WHERE NOT ({same}) LIMIT 1""").fetchone()
-            if other:
-                what = f"the prediction {other[0]} is there already, and says something else"
-                raise LedgerError(what, where=self.url, fix="give every prediction an id of its own")
-        return int(count)
+        return int(count), other and other[0]
 
     def _origin(self, db: Any, row: tuple[Any, ...]) -> int:
         """The number of what predictions share, counting from 1; it stays, so that it need not be asked again."""
@@ -141,6 +175,7 @@ class PostgresLedger(SqlLedger):
         what, kind = given.columns[1], "text" if given["value"].dtype == pl.String else "number"
         name = pl.col("id").bin.encode("hex") if what == "id" else pl.col("key")
         lines = list(given.select("row", "known_at", "source", "round", name, "value").iter_rows())
+        self.settle()
 
         def write(db: Any) -> LabelCounts:
             with db.transaction():
@@ -205,6 +240,7 @@ class PostgresLedger(SqlLedger):
     ) -> pl.DataFrame:
         from meguri.record import ledger_columns
 
+        self.settle()
         wanted = "p.score, p.answer, p.unit, p.abstained::int" + (", p.features" if features else "")
 
         def read(db: Any) -> pl.DataFrame:
@@ -261,6 +297,8 @@ class PostgresLedger(SqlLedger):
 
     def prune(self, before: datetime) -> int:
         """Delete in one transaction, which tells the triggers that it may; the space goes to what is written next."""
+
+        self.settle()
 
         def write(db: Any) -> int:
             with db.transaction():

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from meguri.base.clock import from_micros, micros
+from meguri.base.errors import LedgerError
 from meguri.record.ledger import Awaited, Experiment, GateUse, Rollout, TurnRecord
 
 if TYPE_CHECKING:
@@ -36,8 +37,19 @@ PRUNED = (
 )
 
 
+SETTLED = (
+    2**18
+)  # bytes of answers that are settled in one transaction, some hundred: others wait for it some milliseconds
+
+
+def clash(id: Any, where: Any) -> LedgerError:
+    """The error for a prediction whose id is there already, with another content."""
+    what = f"the prediction {id} is there already, and says something else"
+    return LedgerError(what, where=where, fix="give every prediction an id of its own")
+
+
 class SqlLedger:
-    """The part of a ledger that two methods of a database are enough for: ``_all`` reads rows, ``_add`` adds one."""
+    """The part of a ledger that three methods of a database are enough for: ``_all`` reads rows, ``_add`` adds one, ``settle`` comes before."""
 
     def _all(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
         """The rows that a statement gives, its values marked by ``?``."""
@@ -47,13 +59,22 @@ class SqlLedger:
         """Add a row in a transaction of its own."""
         raise NotImplementedError
 
+    def settle(self, most: int | None = None) -> int:
+        """Settle what services wrote."""
+        raise NotImplementedError
+
+    def _settled(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
+        """What a statement says of all predictions."""
+        self.settle()
+        return self._all(sql, values)
+
     def keys(self, *, since: datetime, until: datetime, outlet: str | None = None) -> list[str]:
         """Read keys by an index on the time."""
         sql = "SELECT p.key FROM predictions p JOIN origins o ON o.n = p.origin WHERE p.time >= ? AND p.time < ?"
         values = [micros(since), micros(until)]
         if outlet is None:
-            return [key for (key,) in self._all(sql, values)]
-        return [key for (key,) in self._all(f"{sql} AND o.outlet = ?", [*values, outlet])]
+            return [key for (key,) in self._settled(sql, values)]
+        return [key for (key,) in self._settled(f"{sql} AND o.outlet = ?", [*values, outlet])]
 
     def made(self) -> pl.DataFrame:
         """Count in one pass over the predictions."""
@@ -61,13 +82,13 @@ class SqlLedger:
 
         text, at = dict.fromkeys(("release", "run", "outlet", "arm"), pl.String), pl.Datetime("us", "UTC")
         schema = {**text, "count": pl.Int64, "since": pl.Int64, "until": pl.Int64}
-        found = pl.DataFrame(self._all(_MADE), schema=schema, orient="row")
+        found = pl.DataFrame(self._settled(_MADE), schema=schema, orient="row")
         return found.with_columns(pl.col("since", "until").cast(at))
 
     def awaited(self, *, as_of: datetime, due_by: datetime | None = None) -> Awaited:
         """Count from the small table of the awaited, not from all predictions."""
         at, due = micros(as_of), 2**63 - 1 if due_by is None else micros(due_by)
-        count, oldest = self._all(_AWAITED, (at, due, at, due, at, at))[0]
+        count, oldest = self._settled(_AWAITED, (at, due, at, due, at, at))[0]
         return Awaited(count, None if oldest is None else from_micros(oldest))
 
     def count_labels(self, *, since: datetime | None, as_of: datetime) -> int:
@@ -124,7 +145,7 @@ class SqlLedger:
         sql = """SELECT p.unit, o.release, o.arm, min(p.made_at), count(*) FROM predictions p JOIN origins o ON o.n = p.origin
                  WHERE o.outlet = ? AND o.arm <> 'shadow' AND p.unit IS NOT NULL AND p.made_at >= ? AND p.made_at <= ?
                  GROUP BY p.unit, o.release, o.arm ORDER BY 4, 1, 2"""
-        found = pl.DataFrame(self._all(sql, (outlet, micros(since), micros(as_of))), schema=schema, orient="row")
+        found = pl.DataFrame(self._settled(sql, (outlet, micros(since), micros(as_of))), schema=schema, orient="row")
         return found.with_columns(pl.col("since").cast(pl.Datetime("us", "UTC")))
 
     def write_experiment(self, experiment: Experiment) -> None:

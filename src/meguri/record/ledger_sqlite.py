@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sqlite3
 import threading
 import weakref
@@ -17,13 +18,15 @@ from uuid import UUID
 from meguri.base.clock import micros
 from meguri.base.errors import LedgerBusy, LedgerError
 from meguri.base.files import locked
-from meguri.record.ledger import Answer, Event, LabelCounts
+from meguri.record.ledger import Event, LabelCounts
 from meguri.record.ledger_migrations import MIGRATIONS, migrate, version
-from meguri.record.ledger_sql import PRUNED, SqlLedger
+from meguri.record.ledger_sql import PRUNED, SETTLED, SqlLedger, clash
+from meguri.record.served import unpack
 
 if TYPE_CHECKING:
     import polars as pl
 
+log = logging.getLogger("meguri.ledger")
 TOGETHER = 256  # predictions in one statement: for each Python lets go of its lock, and takes it again
 _PREDICTION = ("id", "key", "time", "due", "made_at", "origin", "score", "answer", "unit", "abstained", "features")
 _MARKS = ", ".join("?" * len(_PREDICTION))
@@ -90,18 +93,46 @@ class SqliteLedger(SqlLedger):
         from meguri.record import ledger_columns
 
         given = ledger_columns.predictions(table)
+        self.settle()
         with self._writing() as db:
             given = ledger_columns.numbered(given, lambda shared: _origin(db, shared))
-            return self._insert(db, list(ledger_columns.rows([given[name] for name in _PREDICTION])))
+            count, other = self._insert(db, list(ledger_columns.rows([given[name] for name in _PREDICTION])))
+            if other is not None:
+                raise clash(UUID(bytes=other), self.path)
+        return count
 
-    def write_answers(self, answers: Sequence[Answer]) -> int:
-        """Write answers in one transaction."""
-        with self._writing() as db:
-            number = {origin: _origin(db, origin) for origin in {answer.origin for answer in answers}}
-            return self._insert(db, [(*a[:5], number[a.origin], *a[6:]) for a in answers])
+    def write_answers(self, packed: bytes) -> None:
+        """Add one row, in a transaction of its own."""
+        with self._lock:
+            try:
+                self._db.execute("INSERT INTO inbox (answers) VALUES (?)", (packed,))
+            except sqlite3.Error as error:
+                raise self._explained(error) from error
 
-    def _insert(self, db: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> int:
-        """Add those of the predictions that are not there yet."""
+    def settle(self, most: int | None = None) -> int:
+        """Move answers in transactions of some hundred, between which others write."""
+        last = self._all("SELECT max(n) FROM inbox")[0][0]
+        count = 0
+        while last is not None and (most is None or count < most):
+            with self._writing() as db:
+                end, size, rows = 0, 0, list[tuple[Any, ...]]()
+                for n, packed in db.execute("SELECT n, answers FROM inbox WHERE n <= ? ORDER BY n", (last,)):
+                    rows += unpack(packed)
+                    end = n
+                    if (size := size + len(packed)) >= SETTLED:
+                        break
+                number = {origin: _origin(db, origin) for origin in {row[5] for row in rows}}
+                rows = [(UUID(id).bytes, *more[:4], number[more[4]], *more[5:]) for id, *more in rows]
+                if (other := self._insert(db, rows)[1]) is not None:
+                    log.error("%s; the first stays", clash(UUID(bytes=other), self.path))
+                db.execute("DELETE FROM inbox WHERE n <= ?", (end,))
+            if not end:
+                break
+            count += len(rows)
+        return count
+
+    def _insert(self, db: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> tuple[int, bytes | None]:
+        """Add those of the predictions that are not there yet: how many; and the id of one that says something else."""
         last = db.execute("SELECT coalesce(max(n), 0) FROM predictions").fetchone()
         count = place = 0
         while place < len(
@@ -111,13 +142,12 @@ class SqliteLedger(SqlLedger):
             values = [*chain.from_iterable(rows[place : place + some])]
             count += db.execute(_adding(some), values).rowcount
             place += some
-        if count < len(rows):  # some ids were there already: fine, when they say the same
-            for row in rows:
-                if not db.execute(_SAME_PREDICTION, (*row, row[0])).fetchone():
-                    what = f"the prediction {UUID(bytes=row[0])} is there already, and says something else"
-                    raise LedgerError(what, where=self.path, fix="give every prediction an id of its own")
         db.execute("INSERT INTO awaiting SELECT n, time, due, made_at FROM predictions WHERE n > ?", last)
-        return count
+        other = None
+        if count < len(rows):  # some ids were there already: fine, when they say the same
+            same = (db.execute(_SAME_PREDICTION, (*row, row[0])).fetchone() for row in rows)
+            other = next((row[0] for row, found in zip(rows, same, strict=True) if not found), None)
+        return count, other
 
     def write_labels(self, table: pl.DataFrame) -> LabelCounts:
         """Write labels beside the ones that are there."""
@@ -125,6 +155,7 @@ class SqliteLedger(SqlLedger):
 
         given = ledger_columns.labels(table).with_row_index("row")
         what = given.columns[1]
+        self.settle()
         columns = (*given.select("row", "known_at", "value", "source", "round").iter_columns(), given[what])
         with self._writing() as db:
             db.execute("DELETE FROM temp.matched")
@@ -157,6 +188,7 @@ class SqliteLedger(SqlLedger):
                 where.append(f"{clause}{len(values)}")
         wanted = "p.score, p.answer, p.unit, p.abstained" + (", p.features" if features else "")
         columns = f"{wanted}, l.value, l.known_at, l.source"
+        self.settle()
         with self._reading() as db:
             origins = db.execute(_ORIGINS).fetchall()
             if outlet is not None or release is not None:
@@ -188,6 +220,7 @@ class SqliteLedger(SqlLedger):
                          p.abstained, p.features, l.value, l.known_at, l.source
                   FROM {rows} LEFT JOIN labels l ON l.prediction = p.n
                   WHERE {where} ORDER BY p.n, l.known_at, l.version"""
+        self.settle()
         with self._reading() as db:
             origins = db.execute(_ORIGINS).fetchall()
             return ledger_columns.joined(db.execute(sql, values), origins, features=True)
@@ -201,6 +234,7 @@ class SqliteLedger(SqlLedger):
     def prune(self, before: datetime) -> int:
         """Delete in one transaction, in which the triggers that refuse it are away."""
         sql = "SELECT name, sql FROM sqlite_master WHERE type = 'trigger' AND name LIKE '%_DELETE'"
+        self.settle()
         with self._writing() as db:
             triggers = db.execute(sql).fetchall()
             for name, _ in triggers:

@@ -2,58 +2,30 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable
 from typing import Any
 
 import polars as pl
 import pytest
 
 from meguri.base.errors import LedgerError
-from meguri.base.ids import prediction_ids
-from meguri.record.ledger import Answer, Awaited, Event, Experiment, GateUse, LabelCounts, Ledger, Rollout, TurnRecord
+from meguri.record.ledger import Awaited, Event, Experiment, GateUse, LabelCounts, Ledger, Rollout, TurnRecord
+from meguri.record.served import pack
+from meguri.testing.ledger_rows import hour, some_answers, some_labels, some_predictions
 
-DAY_ONE = datetime(2013, 4, 1, tzinfo=UTC)
-HOUR = timedelta(hours=1)
-
-
-def hour(number: float) -> datetime:
-    """The moment ``number`` hours after the first day began."""
-    return DAY_ONE + number * HOUR
-
-
-def some_predictions(count: int, start: int = 0, **columns: Any) -> pl.DataFrame:
-    """``count`` predictions: number i is about hour i, made an hour before and due two hours after it, key ``k{i}``."""
-    times = [hour(i) for i in range(start, start + count)]
-    table = pl.DataFrame(
-        {
-            "prediction_id": prediction_ids(count, hour(start)),
-            "key": [f"k{i}" for i in range(start, start + count)],
-            "time": times,
-            "due": [time + 2 * HOUR for time in times],
-            "made_at": [time - HOUR for time in times],
-            "release": "r1",
-            "run": "run1",
-            "outlet": "table",
-            "arm": "champion",
-            "propensity": 0.9,
-            "score": [i / (start + count) for i in range(start, start + count)],
-            "answer": "1",
-            "unit": [f"u{i % 3}" for i in range(start, start + count)],
-            "abstained": [i % 2 == 0 for i in range(start, start + count)],
-            "features": '{"hour": 6}',
-        },
-        schema_overrides={name: pl.Datetime("us", "UTC") for name in ("time", "due", "made_at")},
-    )
-    return table.with_columns(**{name: pl.lit(value) for name, value in columns.items()})
-
-
-def some_labels(
-    names: list[str], values: list[Any], known_at: datetime, source: str = "time", by: str = "key"
-) -> pl.DataFrame:
-    """Labels for keys (or prediction ids), all known at one moment."""
-    return pl.DataFrame({by: names, "value": values, "source": source}).with_columns(
-        known_at=pl.lit(known_at, dtype=pl.Datetime("us", "UTC"))
-    )
+# each says how many of three answers it finds
+READERS: list[Callable[[Ledger], int]] = [
+    lambda ledger: ledger.joined(as_of=hour(100)).height,
+    lambda ledger: len(ledger.keys(since=hour(0), until=hour(100))),
+    lambda ledger: sum(ledger.find(f"k{n}").height for n in range(3)),
+    lambda ledger: ledger.queue(limit=9).height + 1,
+    lambda ledger: int(ledger.made()["count"].sum()),
+    lambda ledger: ledger.awaited(as_of=hour(100)).count,
+    lambda ledger: int(ledger.assigned(outlet="table", since=hour(-9), as_of=hour(99))["count"].sum()),
+    lambda ledger: ledger.write_labels(some_labels(["k0", "k1", "k2"], [1.0, 0.0, 1.0], hour(9))).new,
+    lambda ledger: ledger.prune(hour(90)),
+    lambda ledger: ledger.settle(),
+]
 
 
 class LedgerCase:
@@ -271,22 +243,32 @@ class LedgerCase:
         assert ledger.awaited(as_of=hour(100)).count == 0
 
     def test_answers_are_predictions(self, ledger: Ledger) -> None:
-        """What a service writes one by one is read as what a table wrote; again counts once."""
+        """What a service writes is read as what a table wrote; again counts once, and of two that differ the first."""
         table = some_predictions(4)
-        ids = [bytes.fromhex(name.replace("-", "")) for name in table["prediction_id"]]
-        shared = table.select("release", "run", "outlet", "arm", "propensity")
-        moments = table.select(pl.col("time", "due", "made_at").dt.epoch("us"))
-        others = table.select("score", "answer", "unit", "abstained", "features")
-        columns = zip(ids, table["key"], moments.iter_rows(), shared.iter_rows(), others.iter_rows(), strict=True)
-        answers = [Answer._make((id, key, *when, origin, *rest)) for id, key, when, origin, rest in columns]
-        assert ledger.write_answers(answers[:3]) == 3
-        assert ledger.write_answers(answers) == 1
-        assert ledger.write_answers([]) == 0
+        answers = some_answers(table)
+        ledger.write_answers(pack(answers[:3]))
+        ledger.write_answers(pack(answers))
+        ledger.write_answers(pack([]))
         assert ledger.write_predictions(table) == 0
+        ledger.write_answers(pack([answers[0]._replace(scores=[0.99])]))
         assert ledger.joined(as_of=hour(100), features=True).select(table.columns).equals(table)
         assert ledger.awaited(as_of=hour(100)).count == 4
-        with pytest.raises(LedgerError, match="says something else"):
-            ledger.write_answers([answers[0]._replace(score=0.99)])
+
+    @pytest.mark.parametrize("read", READERS)
+    def test_an_answer_is_there_for_all_who_read(self, ledger: Ledger, read: Callable[[Ledger], int]) -> None:
+        """Nobody sees that it was not written as a prediction; and there is nothing left to settle then."""
+        ledger.write_answers(pack(some_answers(some_predictions(3))))
+        assert read(ledger) == 3
+        assert ledger.settle() == 0
+
+    def test_some_of_the_answers_are_settled(self, ledger: Ledger) -> None:
+        """About so many at a time, in the order of writing."""
+        big = {"note": ["." * 2**17]}
+        for answer in some_answers(some_predictions(6)):
+            ledger.write_answers(pack([answer._replace(features=big)]))
+        assert ledger.settle(1) == 2
+        assert ledger.settle(3) == 4
+        assert ledger.joined(as_of=hour(100))["key"].to_list() == [f"k{n}" for n in range(6)]
 
     def test_the_queue_has_what_waits_for_a_person(self, ledger: Ledger) -> None:
         """The abstained ones without a label, oldest first; a label takes one out."""

@@ -26,16 +26,16 @@ class Abstain:
                 what = f"outlets.rest.abstain.slices names '{name}', which is no feature of {contract.name}"
                 raise SettingsError(what, where="hydra/default.yaml", fix=f"it has {', '.join(contract.features)}")
 
-    def of(self, contract: Contract, rows: Rows, scores: Sequence[float]) -> list[bool | None]:
+    def of(self, contract: Contract, rows: Rows, scores: Sequence[float]) -> list[bool] | None:
         """For each row whether it is left to a person; None where nobody asked for that."""
         if not self._below and not self._slices:
-            return [None] * len(scores)
+            return None
         sure = [1.0] * len(scores)
         if contract.task == "binary":
             sure = [max(score, 1 - score) for score in scores]
         elif contract.task == "multiclass":
             sure = list(scores)
-        found: list[bool | None] = [value < self._below for value in sure]
+        found = [value < self._below for value in sure]
         for name, values in self._slices.items():
             found = [before or value in values for before, value in zip(found, rows.values[name], strict=True)]
         return found

@@ -48,15 +48,14 @@ class BadRowsError(Exception):
 class Rows:
     """Rows that keep the contract.
 
-    ``values`` has a list for each feature, ``features`` a JSON text for each row; ``times`` are microseconds since 1970;
-    ``one`` says that the body was a single row.
+    ``values`` has a list for each feature; ``times`` are microseconds since 1970; ``units`` are ``keys`` themselves where
+    a row is its own unit; ``one`` says that the body was a single row.
     """
 
     keys: list[str]
     units: list[str]
     times: list[int]
     values: dict[str, list[Any]]
-    features: list[str]
     one: bool
 
     def __len__(self) -> int:
@@ -69,7 +68,9 @@ class Rows:
             return [values[place] for place in places]
 
         values = {name: some(column) for name, column in self.values.items()}
-        return Rows(some(self.keys), some(self.units), some(self.times), values, some(self.features), self.one)
+        keys = some(self.keys)
+        units = keys if self.units is self.keys else some(self.units)
+        return Rows(keys, units, some(self.times), values, self.one)
 
 
 class Reader:
@@ -111,10 +112,6 @@ class Reader:
                 "Row", columns, kw_only=True, rename={p: name for name, p in places.items()}, gc=False
             )
             self._one, self._many = msgspec.json.Decoder(row), msgspec.json.Decoder(list[row])
-        kept = [(f"f{place}", Any) for place in range(len(self._features))]
-        names = {f"f{place}": name for place, name in enumerate(self._features)}
-        self._kept = msgspec.defstruct("Features", kept, rename=names, gc=False)
-        self._encode = msgspec.json.Encoder().encode
 
     def _own_unit(self) -> list[str]:
         return [] if self.unit is None else [self.unit]
@@ -153,9 +150,8 @@ class Reader:
         values = [self._row(row) for row in found]
         if len(self._features) == 1:
             values = [(value,) for value in values]
-        texts = [self._encode(self._kept(*row)).decode() for row in values]
         columns = dict(zip(self._features, map(list, zip(*values, strict=True)), strict=True))
-        return Rows(keys, units, times, columns, texts, one)
+        return Rows(keys, units, times, columns, one)
 
     def _slow(self, body: bytes, now: datetime, most: int, one: bool) -> Rows:
         """What the contract itself says of the rows."""
@@ -194,9 +190,8 @@ class Reader:
         good = checked.rows
         keys = contract.key_of(good).to_list()
         units = keys if self.unit is None else _units(good[self.unit].to_list(), keys)
-        texts = good.select(contract.features).to_struct().struct.json_encode().to_list()
         values = {name: good[name].to_list() for name in contract.features}
-        return Rows(keys, units, good[contract.time].dt.epoch("us").to_list(), values, texts, one)
+        return Rows(keys, units, good[contract.time].dt.epoch("us").to_list(), values, one)
 
 
 _KEYS = {pl.String(), *(getattr(pl, f"{sign}Int{bits}")() for sign in ("", "U") for bits in (8, 16, 32, 64))}

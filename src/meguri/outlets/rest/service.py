@@ -8,6 +8,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +18,7 @@ import polars as pl
 
 from meguri.base.clock import micros, moment
 from meguri.base.errors import LedgerError, MeguriError
+from meguri.base.extras import need
 from meguri.base.ids import Ids
 from meguri.data import doors
 from meguri.outlets.rest import returns
@@ -29,11 +31,13 @@ from meguri.outlets.rest.rows import BadRowsError, Rows
 from meguri.outlets.rest.spool import Spool
 from meguri.outlets.rest.together import Together
 from meguri.outlets.rest.writer import Writer
-from meguri.record.ledger import Answer, open_ledger
+from meguri.record.ledger import open_ledger
+from meguri.record.served import Served
 
 if TYPE_CHECKING:
     from meguri.data.contract import Contract
 
+SETTLE, SETTLED = 0.2, 2000  # how often, in seconds, and how many answers a worker settles beside its work
 BUSY = 0.02  # seconds that the loop waits for another process's commit before a thread goes on waiting
 log = logging.getLogger("meguri.rest")
 
@@ -70,6 +74,7 @@ class Service:
     def __init__(self, options: Options) -> None:
         self.options, self.metrics = options, Metrics()
         self._ids, self._abstain = Ids(), Abstain(**options.abstain)
+        self._encode = need("msgspec").json.Encoder().encode
         self._online = None if options.project is None else Filler.of(Path(options.project))
         # the writer's own; whatever else looks and labels does so beside it
         self._near = open_ledger(options.ledger, busy=BUSY) if options.ledger.startswith("sqlite:") else None
@@ -78,6 +83,7 @@ class Service:
         self._together: Together | None = None
         self._spool = None if options.spool is None else Spool(Path(options.spool))
         self._drainer: asyncio.Task[None] | None = None
+        self._settler: asyncio.Task[None] | None = None
         self._later: set[asyncio.Task[None]] = set()
         self.follower = Follower(
             self._beside,
@@ -96,13 +102,14 @@ class Service:
         if self._spool is not None:
             self._drainer = asyncio.create_task(self._drain())
         self._together = Together(loop, told=self._answered)
+        self._settler = asyncio.create_task(self._settle())
         self.follower.start()
 
-    def _spooled(self, answers: Sequence[Answer]) -> None:
+    def _spooled(self, packed: bytes, count: int) -> None:
         assert self._spool is not None
-        self._spool.add(answers)
-        self.metrics.spooled(len(answers))
-        log.error("%s answers are spooled: the ledger cannot be written", len(answers))
+        self._spool.add(packed)
+        self.metrics.spooled(count)
+        log.error("%s answers are spooled: the ledger cannot be written", count)
 
     async def _drain(self) -> None:
         """Every second see whether the ledger takes what was spooled."""
@@ -116,14 +123,22 @@ class Service:
                     log.warning("what is spooled waits: %s", error)
             await asyncio.sleep(1)
 
+    async def _settle(self) -> None:
+        """Settle a little of what is written again and again, so that who reads the ledger finds little left to do."""
+        while True:
+            await asyncio.sleep(SETTLE)
+            with suppress(LedgerError):  # who writes tells of it
+                await asyncio.to_thread(self._beside.settle, SETTLED)
+
     def _answered(self, arm: Arm, rows: int, seconds: float) -> None:
         self.metrics.answered(arm.name, arm.release.id, rows, seconds)
 
     async def close(self) -> None:
         """Write what has gathered, and let go."""
         self.follower.close()
-        if self._drainer is not None:
-            self._drainer.cancel()
+        for task in (self._drainer, self._settler):
+            if task is not None:
+                task.cancel()
         await asyncio.gather(*self._later)
         if self._writer is not None:
             await self._writer.close()
@@ -155,11 +170,12 @@ class Service:
             raise ProblemError(503, "too many requests wait for the ledger: ask again", headers={"retry-after": "1"})
         rows = self._read(live.champion, body, now)
         replies: list[Any] = [None] * len(rows)
-        answers: list[Answer] = []
+        answers: list[Served] = []
         for arm, places, some in self._split(live, rows, body, now):
-            for place, answer, reply in zip(places, *await self._ask(arm, some, micros(now)), strict=True):
+            served, told = await self._ask(arm, some, micros(now))
+            answers.append(served)
+            for place, reply in zip(places, told, strict=True):
                 replies[place] = reply
-                answers.append(answer)
         await self._durable(answers)
         if live.shadows:
             self._later.add(task := asyncio.create_task(self._shadow(live, body, now)))
@@ -188,67 +204,51 @@ class Service:
             found.append((arm, places, whole if len(places) == len(rows) else whole.take(places)))
         return found
 
-    async def _ask(self, arm: Arm, rows: Rows, now: int) -> tuple[list[Answer], list[dict[str, Any]]]:
+    async def _ask(self, arm: Arm, rows: Rows, now: int) -> tuple[Served, list[dict[str, Any]]]:
         """An arm's answers, for the ledger and for the client."""
         assert self._together is not None
         release, contract = arm.release, arm.release.contract
         found = await self._together.ask(arm, rows.values, len(rows))
-        scores, chances = found.score, found.chances
-        texts: Sequence[str | None] = found.answer or [None] * len(rows)
+        scores, texts, chances = found.score, found.answer, found.chances
         if not all(map(math.isfinite, scores)):
             raise ProblemError(500, "the model gave no finite number for one of the rows")
         if contract.task == "regression":
             _within(contract, scores)
         origin = (release.id, release.manifest["run"], self.options.outlet, arm.name, arm.share)
+        ids, unsure = self._ids.take(len(rows)), self._abstain.of(contract, rows, scores)
+        units = None if rows.units is rows.keys else rows.units
         after, kept = contract.label_after // _MICRO, self._kept(rows)
-        unsure = self._abstain.of(contract, rows, scores)
-        answers, replies = [], []
-        for place, (raw, id) in enumerate(self._ids.take(len(rows))):
-            score, text, at = scores[place], texts[place], rows.times[place]
-            answers.append(
-                Answer(
-                    raw,
-                    rows.keys[place],
-                    at,
-                    at + after,
-                    now,
-                    origin,
-                    score,
-                    text,
-                    rows.units[place],
-                    unsure[place],
-                    kept[place],
-                )
-            )
-            reply = {
-                "prediction_id": id,
-                "key": rows.keys[place],
-                "release": release.id,
-                "arm": arm.name,
-                "score": score,
-            }
-            if text is not None:
-                reply["answer"] = text
-            if chances is not None:
-                reply["probabilities"] = dict(zip(release.manifest["classes"], chances[place], strict=True))
-            if unsure[place]:
-                reply |= {"abstained": True, "decision": f"/decisions/{id}"}
-            replies.append(reply)
-        return answers, replies
+        served = Served(origin, now, after, ids, rows.keys, rows.times, scores, texts, units, unsure, kept)
+        replies: list[dict[str, Any]] = [
+            {"prediction_id": id, "key": key, "release": release.id, "arm": arm.name, "score": score}
+            for id, key, score in zip(ids, rows.keys, scores, strict=True)
+        ]
+        for place, text in enumerate(texts or ()):
+            replies[place]["answer"] = text
+        for place, each in enumerate(chances or ()):
+            replies[place]["probabilities"] = dict(zip(release.manifest["classes"], each, strict=True))
+        for place, id in enumerate(ids if unsure else ()):
+            if unsure and unsure[place]:
+                replies[place] |= {"abstained": True, "decision": f"/decisions/{id}"}
+        return served, replies
 
-    def _kept(self, rows: Rows) -> Sequence[str | None]:
+    def _kept(self, rows: Rows) -> Mapping[str, Sequence[Any]] | None:
         if self.options.features == "values":
-            return rows.features
+            return rows.values
         if self.options.features == "hash":
-            return [json.dumps({"sha256": hashlib.sha256(text.encode()).hexdigest()}) for text in rows.features]
-        return [None] * len(rows)
+            texts = (
+                self._encode(dict(zip(rows.values, row, strict=True)))
+                for row in zip(*rows.values.values(), strict=True)
+            )
+            return {"sha256": [hashlib.sha256(text).hexdigest() for text in texts]}
+        return None
 
-    async def _durable(self, answers: Sequence[Answer]) -> None:
+    async def _durable(self, answers: Sequence[Served]) -> None:
         assert self._writer is not None
         try:
             await self._writer.put(answers)
         except LedgerError as error:
-            self.metrics.refused(len(answers))
+            self.metrics.refused(sum(len(one.ids) for one in answers))
             log.error("answers refused, the ledger cannot be written: %s", error.what)
             what = "the answer could not be written down, and so is not given: ask again"
             raise ProblemError(503, what, headers={"retry-after": "1"}) from error
@@ -258,8 +258,8 @@ class Service:
         assert self._writer is not None
         for arm in live.shadows:
             try:
-                answers, _ = await self._ask(arm, self._read(arm, body, now), micros(now))
-                await self._writer.put(answers)
+                served, _ = await self._ask(arm, self._read(arm, body, now), micros(now))
+                await self._writer.put([served])
             except (ProblemError, MeguriError) as error:
                 self.metrics.shadow_lost()
                 log.warning("the shadow %s did not answer: %s", arm.release.id, error)

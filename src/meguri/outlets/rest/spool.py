@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import threading
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
 from meguri.base.errors import LedgerError
-from meguri.record.ledger import Answer, Ledger
+from meguri.record.ledger import Ledger
+from meguri.record.served import unpack
 
-TOGETHER = 1000  # answers in one commit
+TOGETHER = 100  # lines in one commit
 
 
 class Spool:
-    """A folder with files of answers, a line of JSON for each; what a process that died left is taken over by another.
+    """A folder with files of answers, a line for each commit that failed; what a process that died left is taken over by another.
 
     A process holds the lock of the file that it adds to. Files are local: a disk that is full fails the answer, as the
     ledger would.
@@ -30,9 +29,9 @@ class Spool:
         self._lock = threading.Lock()
         self.filled = True  # until it was looked into
 
-    def add(self, answers: Sequence[Answer]) -> None:
-        """Keep answers; they are on the disk when this returns. Raises LedgerError, and then none of them is kept."""
-        lines = b"".join(_line(answer) for answer in answers)
+    def add(self, packed: bytes) -> None:
+        """Keep the answers of a commit; they are on the disk when this returns. Raises LedgerError, and then none of them is kept."""
+        line = packed + b"\n"
         try:
             with self._lock:
                 if self._own is None:
@@ -41,7 +40,7 @@ class Spool:
                     fcntl.flock(self._own, fcntl.LOCK_EX)
                 end = self._own.seek(0, os.SEEK_END)
                 try:
-                    if self._own.write(lines) != len(lines):
+                    if self._own.write(line) != len(line):
                         raise OSError("the disk took a part of it")
                     os.fsync(self._own.fileno())
                 except OSError:
@@ -81,17 +80,10 @@ def _drain(path: Path, ledger: Ledger) -> int:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:  # a process that lives adds to it
             return 0
-        answers = [_answer(line) for line in file if line.endswith(b"\n")]  # a torn line was never acknowledged
-        for start in range(0, len(answers), TOGETHER):
-            ledger.write_answers(answers[start : start + TOGETHER])
+        lines = [line[:-1] for line in file if line.endswith(b"\n")]  # a torn line was never acknowledged
+        count = sum(1 for line in lines for _ in unpack(line))
+        for start in range(0, len(lines), TOGETHER):
+            some = (line[1:-1] for line in lines[start : start + TOGETHER])
+            ledger.write_answers(b"[" + b",".join(some) + b"]")
         path.unlink()
-    return len(answers)
-
-
-def _line(answer: Answer) -> bytes:
-    return json.dumps([answer.id.hex(), *answer[1:]]).encode() + b"\n"
-
-
-def _answer(line: bytes) -> Answer:
-    id, key, time, due, made_at, origin, *rest = json.loads(line)
-    return Answer(bytes.fromhex(id), key, time, due, made_at, tuple(origin), *rest)
+    return count

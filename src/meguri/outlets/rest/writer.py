@@ -8,11 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from meguri.base.errors import LedgerBusy, LedgerError
+from meguri.record.served import pack
 
 if TYPE_CHECKING:
-    from meguri.record.ledger import Answer, Ledger
+    from meguri.record.ledger import Ledger
+    from meguri.record.served import Served
 
-Waiting = tuple[Sequence["Answer"], asyncio.Future[None]]
+Waiting = tuple[Sequence["Served"], asyncio.Future[None]]
 
 
 class Writer:
@@ -31,7 +33,7 @@ class Writer:
         loop: asyncio.AbstractEventLoop,
         *,
         told: Callable[[int], None],
-        spool: Callable[[Sequence[Answer]], None] | None = None,
+        spool: Callable[[bytes, int], None] | None = None,
     ) -> None:
         self.waiting, self._spool = 0, spool
         self._near, self._far, self._loop, self._told = near, far, loop, told
@@ -40,7 +42,7 @@ class Writer:
         self._away: asyncio.Future[None] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="meguri-writer")
 
-    def put(self, answers: Sequence[Answer]) -> asyncio.Future[None]:
+    def put(self, answers: Sequence[Served]) -> asyncio.Future[None]:
         """A future that is done once the answers are durable; it fails with LedgerError when they are not."""
         if self._closed:
             raise LedgerError("the service is stopping", fix="ask again, elsewhere")
@@ -83,16 +85,17 @@ class Writer:
 
     def _write(self, ledger: Ledger, batch: Sequence[Waiting]) -> None:
         """All of a batch in one commit, or nothing of it."""
-        answers = [answer for some, _ in batch for answer in some]
+        answers = [served for some, _ in batch for served in some]
+        packed, count = pack(answers), sum(len(served.ids) for served in answers)
         try:
-            ledger.write_answers(answers)
-            self._told(len(answers))
+            ledger.write_answers(packed)
+            self._told(count)
         except LedgerBusy:
             raise
         except LedgerError:
             if self._spool is None:
                 raise
-            self._spool(answers)
+            self._spool(packed, count)
 
     def _done(self, batch: Sequence[Waiting], error: BaseException | None) -> None:
         self.waiting -= len(batch)
