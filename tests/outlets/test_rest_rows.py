@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from meguri.base.clock import micros
 from meguri.data.contract import Contract
 from meguri.outlets.rest.rows import BadRowsError, Reader, Rows
 
@@ -39,7 +40,7 @@ def read(rows: Any, *, fast: bool = True, most: int = 100) -> Rows:
     assert reader.fast
     reader.fast = fast
     body = rows if isinstance(rows, bytes) else json.dumps(rows).encode()
-    return reader.read(body, now=NOW, most=most)
+    return reader.read(body, now=micros(NOW), most=most)
 
 
 def told(rows: Any, **more: Any) -> tuple[int, list[tuple[str, str]]]:

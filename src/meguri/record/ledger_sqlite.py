@@ -122,7 +122,9 @@ class SqliteLedger(SqlLedger):
                     if (size := size + len(packed)) >= SETTLED:
                         break
                 number = {origin: _origin(db, origin) for origin in {row[5] for row in rows}}
-                rows = [(UUID(id).bytes, *more[:4], number[more[4]], *more[5:]) for id, *more in rows]
+                rows = [
+                    (bytes.fromhex(id.replace("-", "")), *more[:4], number[more[4]], *more[5:]) for id, *more in rows
+                ]
                 if (other := self._insert(db, rows)[1]) is not None:
                     log.error("%s; the first stays", clash(UUID(bytes=other), self.path))
                 db.execute("DELETE FROM inbox WHERE n <= ?", (end,))

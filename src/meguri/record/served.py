@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 from meguri.base.extras import need
@@ -33,8 +35,23 @@ class Served(NamedTuple):
 
 def pack(served: Sequence[Served]) -> bytes:
     """The text of one commit: JSON, in one line."""
-    packed: bytes = need("msgspec").json.encode(served)
-    return packed
+    return as_json(served)
+
+
+def as_json(value: Any) -> bytes:
+    """JSON of plain values, moments among them, without a space."""
+    text: bytes = need("msgspec").json.encode(value)
+    return text
+
+
+@cache
+def _codec() -> tuple[Callable[[bytes | str], Any], Callable[[Any], str]]:
+    """To read and write JSON: by msgspec where services have it, which takes a third of the time of the standard library."""
+    if importlib.util.find_spec("msgspec"):
+        msgspec = need("msgspec").json
+        encode = msgspec.Encoder().encode
+        return msgspec.decode, lambda value: encode(value).decode()
+    return json.loads, json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def unpack(packed: bytes | str) -> Iterator[tuple[Any, ...]]:
@@ -42,27 +59,24 @@ def unpack(packed: bytes | str) -> Iterator[tuple[Any, ...]]:
 
     Raises ValueError for what ``pack`` has not made.
     """
-    for one in json.loads(packed):
-        served = Served(*one)
-        none = [None] * len(served.ids)
+    decode, encode = _codec()
+    for origin, made_at, after, ids, keys, times, scores, answers, units, abstained, features in decode(packed):
+        none, shared = [None] * len(ids), tuple(origin)
         kept: Sequence[str | None] = none
-        if served.features:
-            names, values = list(served.features), zip(*served.features.values(), strict=True)
-            kept = [
-                json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False, separators=(",", ":"))
-                for row in values
-            ]
+        if features:
+            names = list(features)
+            kept = [encode(dict(zip(names, row, strict=True))) for row in zip(*features.values(), strict=True)]
         yield from zip(
-            served.ids,
-            served.keys,
-            served.times,
-            [time + served.after for time in served.times],
-            [served.made_at] * len(none),
-            [tuple(served.origin)] * len(none),
-            served.scores,
-            none if served.answers is None else served.answers,
-            served.keys if served.units is None else served.units,
-            none if served.abstained is None else served.abstained,
+            ids,
+            keys,
+            times,
+            [time + after for time in times],
+            [made_at] * len(ids),
+            [shared] * len(ids),
+            scores,
+            answers or none,
+            units or keys,
+            abstained or none,
             kept,
             strict=True,
         )

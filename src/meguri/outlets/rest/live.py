@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b, sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,18 +43,18 @@ class Live:
         self.rollout, self.champion, self.shadows = rollout, arms[0], tuple(shadows)
         self.arms = tuple(arms)
         # drawn by the challengers' names, so that a share that grows keeps the units that it had, and the next test draws anew
-        self._salt = hashlib.sha256("|".join([rollout.outlet, *rollout.challengers]).encode()).digest()
+        self._salt = sha256("|".join([rollout.outlet, *rollout.challengers]).encode()).digest()
         self._ends, end = [], 0.0
         for arm in arms[1:]:
             end += arm.share
-            self._ends.append((end, arm))
+            self._ends.append((int(end * 2**64), arm))
 
     def arm_of(self, unit: str) -> Arm:
         """The arm that answers the unit, for as long as the shares stand."""
         if not self._ends:
             return self.champion
-        drawn = hashlib.blake2b(unit.encode("utf-8", "surrogatepass"), digest_size=8, key=self._salt).digest()
-        point = int.from_bytes(drawn) / 2**64
+        drawn = blake2b(unit.encode("utf-8", "surrogatepass"), digest_size=8, key=self._salt).digest()
+        point = int.from_bytes(drawn)
         for end, arm in self._ends:
             if point < end:
                 return arm

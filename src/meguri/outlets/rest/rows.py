@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Annotated, Any
 
 import polars as pl
 
-from meguri.base.clock import micros
+from meguri.base.clock import from_micros, micros
 from meguri.base.errors import ContractError, SettingsError
 from meguri.base.extras import need
 from meguri.data.contract import Contract
@@ -64,8 +64,10 @@ class Rows:
     def take(self, places: Sequence[int]) -> Rows:
         """Some of the rows."""
 
+        pick = itemgetter(*places, places[0])  # one more, as for a single place it gives no tuple
+
         def some(values: Sequence[Any]) -> list[Any]:
-            return [values[place] for place in places]
+            return list(pick(values))[:-1]
 
         values = {name: some(column) for name, column in self.values.items()}
         keys = some(self.keys)
@@ -87,7 +89,8 @@ class Reader:
         self._names = [field.name for field in fields]
         places = {name: f"f{place}" for place, name in enumerate(self._names)}
         self._time = attrgetter(places[contract.time])
-        self._key = attrgetter(*(places[name] for name in contract.key))
+        self._key: Callable[[Any], Any] = attrgetter(*(places[name] for name in contract.key))
+        self._texts = [contract.types[name] for name in contract.key] == [pl.String()]  # a key is then its own text
         self._unit = None if self.unit is None else attrgetter(places[self.unit])
         self._features = list(contract.features)
         self._row = attrgetter(*(places[name] for name in self._features))
@@ -116,10 +119,10 @@ class Reader:
     def _own_unit(self) -> list[str]:
         return [] if self.unit is None else [self.unit]
 
-    def read(self, body: bytes, *, now: datetime, most: int) -> Rows:
+    def read(self, body: bytes, *, now: int, most: int) -> Rows:
         """The rows of a body: a JSON object is one row, an array of objects as many, at most ``most``.
 
-        A row without its time is of ``now``. Raises BadRowsError.
+        A row without its time is of ``now`` (microseconds since 1970). Raises BadRowsError.
         """
         one = body.lstrip()[:1] != b"["
         if self.fast:
@@ -134,26 +137,24 @@ class Reader:
 
     def _passes(self, found: Sequence[Any]) -> bool:
         for value_of, passes in self._checks:
-            for row in found:
-                value = value_of(row)
+            for value in set(map(value_of, found)):
                 if value is not None and not passes(value):
                     return False
         if len(found) == 1:
             return True
-        return not self._more_unique and len({self._key(row) for row in found}) == len(found)
+        return not self._more_unique and len(set(map(self._key, found))) == len(found)
 
-    def _rows(self, found: Sequence[Any], now: datetime, one: bool) -> Rows:
-        keys = [_key(self._key(row)) for row in found]
+    def _rows(self, found: Sequence[Any], now: int, one: bool) -> Rows:
+        keys: list[str] = [*map(self._key, found)] if self._texts else [_key(self._key(row)) for row in found]
         units = keys if self._unit is None else _units(map(self._unit, found), keys)
-        moment = micros(now)
-        times = [moment if (time := self._time(row)) is None else _micros(time) for row in found]
+        times = [now if time is None else _micros(time) for time in map(self._time, found)]
         values = [self._row(row) for row in found]
         if len(self._features) == 1:
             values = [(value,) for value in values]
         columns = dict(zip(self._features, map(list, zip(*values, strict=True)), strict=True))
         return Rows(keys, units, times, columns, one)
 
-    def _slow(self, body: bytes, now: datetime, most: int, one: bool) -> Rows:
+    def _slow(self, body: bytes, now: int, most: int, one: bool) -> Rows:
         """What the contract itself says of the rows."""
         rows = _objects(body, one)
         if len(rows) > most:
@@ -161,7 +162,7 @@ class Reader:
         contract = self.contract
         for row in rows:
             if row.get(contract.time) is None:
-                row[contract.time] = now.isoformat()
+                row[contract.time] = from_micros(now).isoformat()
         asked = contract.asked(labelled=False)
         here = [Fault(f"'{f.name}' is missing", _pointer(one, place, f.name)) for place, row in enumerate(rows) for f in asked
                 if f.required and f.default is None and not f.nullable and f.name not in row]  # fmt: skip

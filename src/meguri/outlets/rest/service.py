@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import math
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,9 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from meguri.base.clock import micros, moment
+from meguri.base.clock import moment
 from meguri.base.errors import LedgerError, MeguriError
-from meguri.base.extras import need
 from meguri.base.ids import Ids
 from meguri.data import doors
 from meguri.outlets.rest import returns
@@ -32,7 +32,7 @@ from meguri.outlets.rest.spool import Spool
 from meguri.outlets.rest.together import Together
 from meguri.outlets.rest.writer import Writer
 from meguri.record.ledger import open_ledger
-from meguri.record.served import Served
+from meguri.record.served import Served, as_json
 
 if TYPE_CHECKING:
     from meguri.data.contract import Contract
@@ -74,7 +74,6 @@ class Service:
     def __init__(self, options: Options) -> None:
         self.options, self.metrics = options, Metrics()
         self._ids, self._abstain = Ids(), Abstain(**options.abstain)
-        self._encode = need("msgspec").json.Encoder().encode
         self._online = None if options.project is None else Filler.of(Path(options.project))
         # the writer's own; whatever else looks and labels does so beside it
         self._near = open_ledger(options.ledger, busy=BUSY) if options.ledger.startswith("sqlite:") else None
@@ -163,7 +162,7 @@ class Service:
 
     async def predict(self, body: bytes) -> Any:
         """The answers to a body of rows, each in the ledger before this returns."""
-        live, now = self.live, datetime.now(UTC)
+        live, now = self.live, time.time_ns() // 1000
         if self._online is not None:
             body = await self._online.fill(body, live.champion.release.contract)
         if self._writer is None or self._writer.waiting >= self.options.waiting:
@@ -172,7 +171,7 @@ class Service:
         replies: list[Any] = [None] * len(rows)
         answers: list[Served] = []
         for arm, places, some in self._split(live, rows, body, now):
-            served, told = await self._ask(arm, some, micros(now))
+            served, told = await self._ask(arm, some, now)
             answers.append(served)
             for place, reply in zip(places, told, strict=True):
                 replies[place] = reply
@@ -182,7 +181,7 @@ class Service:
             task.add_done_callback(self._later.discard)
         return replies[0] if rows.one else replies
 
-    def _read(self, arm: Arm, body: bytes, now: datetime) -> Rows:
+    def _read(self, arm: Arm, body: bytes, now: int) -> Rows:
         try:
             return arm.reader.read(body, now=now, most=self.options.rows)
         except BadRowsError as error:
@@ -190,16 +189,15 @@ class Service:
             what = "the rows break the contract" if error.status == 422 else error.faults[0].what
             raise ProblemError(error.status, what, error.faults if error.status == 422 else ()) from error
 
-    def _split(self, live: Live, rows: Rows, body: bytes, now: datetime) -> list[tuple[Arm, list[int], Rows]]:
+    def _split(self, live: Live, rows: Rows, body: bytes, now: int) -> list[tuple[Arm, list[int], Rows]]:
         """The rows of each arm, and their places in the request."""
         if len(live.arms) == 1:
             return [(live.champion, list(range(len(rows))), rows)]
-        by: dict[int, list[int]] = {}
-        for place, unit in enumerate(rows.units):
-            by.setdefault(live.arms.index(live.arm_of(unit)), []).append(place)
+        by: dict[Arm, list[int]] = {}
+        for place, arm in enumerate(map(live.arm_of, rows.units)):
+            by.setdefault(arm, []).append(place)
         found = []
-        for number, places in by.items():
-            arm = live.arms[number]
+        for arm, places in by.items():
             whole = rows if arm.reader is live.champion.reader else self._read(arm, body, now)
             found.append((arm, places, whole if len(places) == len(rows) else whole.take(places)))
         return found
@@ -237,8 +235,7 @@ class Service:
             return rows.values
         if self.options.features == "hash":
             texts = (
-                self._encode(dict(zip(rows.values, row, strict=True)))
-                for row in zip(*rows.values.values(), strict=True)
+                as_json(dict(zip(rows.values, row, strict=True))) for row in zip(*rows.values.values(), strict=True)
             )
             return {"sha256": [hashlib.sha256(text).hexdigest() for text in texts]}
         return None
@@ -253,12 +250,12 @@ class Service:
             what = "the answer could not be written down, and so is not given: ask again"
             raise ProblemError(503, what, headers={"retry-after": "1"}) from error
 
-    async def _shadow(self, live: Live, body: bytes, now: datetime) -> None:
+    async def _shadow(self, live: Live, body: bytes, now: int) -> None:
         """Ask the shadows as well; what becomes of it changes no answer, and is told in the metrics."""
         assert self._writer is not None
         for arm in live.shadows:
             try:
-                served, _ = await self._ask(arm, self._read(arm, body, now), micros(now))
+                served, _ = await self._ask(arm, self._read(arm, body, now), now)
                 await self._writer.put([served])
             except (ProblemError, MeguriError) as error:
                 self.metrics.shadow_lost()

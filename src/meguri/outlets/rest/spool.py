@@ -81,7 +81,10 @@ def _drain(path: Path, ledger: Ledger) -> int:
         except OSError:  # a process that lives adds to it
             return 0
         lines = [line[:-1] for line in file if line.endswith(b"\n")]  # a torn line was never acknowledged
-        count = sum(1 for line in lines for _ in unpack(line))
+        try:
+            count = sum(1 for line in lines for _ in unpack(line))
+        except ValueError as error:
+            raise ValueError(f"{path} holds a line that is no answer: {error}") from error
         for start in range(0, len(lines), TOGETHER):
             some = (line[1:-1] for line in lines[start : start + TOGETHER])
             ledger.write_answers(b"[" + b",".join(some) + b"]")
