@@ -1,17 +1,13 @@
-"""The speed of the ledger on PostgreSQL: answers written in batches against a bare COPY, and how it is at a size.
+"""The ledger on PostgreSQL at a size: what its indexes weigh, what reading and deleting take, and other plans of indexes.
 
-    python bench/ledger_postgres.py URL            (postgres://user:password@host/database: makes and drops schemas there)
-    python bench/ledger_postgres.py URL 3000000    (besides, so many predictions: indexes, reading, deleting)
+    python bench/ledger_postgres.py URL 3000000    (postgres://user:password@host/database: makes and drops schemas there)
 
-One JSON line for each contender. A bare COPY writes the same rows by the same psycopg into a table with the same columns
-and indexes, or with no index at all; it knows no origin, no row that is there already and nothing that is awaited.
-The contenders take turns with each batch; ``ratio`` compares the medians of a batch with the first contender's.
+One JSON line for each figure. How fast answers are written is in ledger_writer.py.
 """
 
 from __future__ import annotations
 
 import json
-import random
 import statistics
 import sys
 import time
@@ -24,34 +20,19 @@ from typing import Any
 import polars as pl
 import psycopg
 from ledger import BEGIN, labels, predictions
+from ledger_writer import batch
 
 from meguri.base.clock import micros
-from meguri.record.ledger import Answer
 from meguri.record.ledger_postgres import _COLUMNS, PostgresLedger
 
 SCHEMA = "bench_ledger"
-BATCHES = {1: 500, 100: 200, 1000: 100}  # rows of a batch -> how many of them
 
 
-def answers(count: int, start: int) -> list[Answer]:
-    """What a service writes: an answer to one of a thousand units, its features with it."""
-    chance = random.Random(start)
-    table = predictions(count, start).with_columns(pl.col("time", "due", "made_at").dt.epoch("us"))
-    return [
-        Answer(
-            bytes.fromhex(row["prediction_id"].replace("-", "")), row["key"], row["time"], row["due"], row["made_at"],
-            (row["release"], row["run"], row["outlet"], chance.choice(["champion", "r2"]), 0.9), row["score"],
-            row["answer"], f"u{chance.randrange(1000)}", False, row["features"],
-        )
-        for row in table.iter_rows(named=True)
-    ]  # fmt: skip
-
-
-def copier(db: Any, table: str) -> Callable[[list[Answer]], Any]:
-    def copy(rows: list[Answer]) -> None:
+def copier(db: Any, table: str) -> Callable[[list[tuple[Any, ...]]], Any]:
+    def copy(rows: list[tuple[Any, ...]]) -> None:
         with db.cursor().copy(f"COPY {table} ({_COLUMNS}) FROM STDIN") as into:
             for row in rows:
-                into.write_row((row.id.hex(), *row[1:5], 1, *row[6:]))
+                into.write_row(row)
 
     return copy
 
@@ -59,34 +40,6 @@ def copier(db: Any, table: str) -> Callable[[list[Answer]], Any]:
 def tell(bench: str, contender: str, **figures: float) -> None:
     rounded = {name: round(x, 3) if x < 1000 else round(x) for name, x in figures.items()}
     print(json.dumps({"bench": bench, "contender": contender} | rounded), flush=True)
-
-
-def write(db: Any, ledger: PostgresLedger, _: int = 0) -> None:
-    db.execute("CREATE TABLE alike (LIKE predictions INCLUDING ALL)")
-    db.execute("CREATE TABLE heap (LIKE predictions INCLUDING IDENTITY)")
-    contenders: dict[str, Callable[[list[Answer]], Any]] = {
-        "bare COPY, the same indexes": copier(db, "alike"),
-        "bare COPY, no index": copier(db, "heap"),
-        "meguri, write_answers": ledger.write_answers,
-        "meguri, write_answers, all known": ledger.write_answers,
-    }
-    start = 0
-    for batch, count in BATCHES.items():
-        spent: dict[str, list[float]] = {name: [] for name in contenders}
-        rows = answers(batch, start)
-        ledger.write_answers(rows)
-        for turn in range(count):
-            start += batch
-            known, rows = rows, answers(batch, start)
-            order = list(contenders)
-            for name in order[turn % len(order) :] + order[: turn % len(order)]:  # the disk favours who comes first
-                spent[name].append(timed(partial(contenders[name], known if "known" in name else rows)))
-        start += batch
-        first = statistics.median(next(iter(spent.values())))
-        for name, seconds in spent.items():
-            middle = statistics.median(seconds)
-            rates = {"rows_per_second": batch / middle, "rows_per_second_overall": batch * count / sum(seconds)}
-            tell("write answers", name, batch=batch, rows=batch * count, **rates, ratio=first / middle)
 
 
 def tables(count: int) -> Iterator[pl.DataFrame]:
@@ -160,8 +113,8 @@ def plans(db: Any, _: PostgresLedger, count: int) -> None:
         filled = timed(partial(db.execute, FILL.format(t=table, ms=micros(BEGIN) // 1000, count=count)))
         db.execute("VACUUM ANALYZE")
         copy, seconds = copier(db, table), []
-        for batch in range(100):
-            rows = answers(1000, count + batch * 1000)
+        for turn in range(100):
+            rows = batch(1000, count + turn * 1000)[1]
             seconds.append(timed(lambda rows=rows, copy=copy: copy(rows)))  # type: ignore[misc]
         rows_there = count + 100_000
         weigh = """SELECT sum(pg_indexes_size(c.oid)), sum(pg_relation_size(c.oid)) FROM pg_class c
@@ -190,7 +143,7 @@ FILL = f"""
 if __name__ == "__main__":
     address = sys.argv[1]
     with closing(psycopg.connect(address, autocommit=True, options="-c search_path=bench_ledger")) as admin:
-        for part in (write, size, plans) if len(sys.argv) > 2 else (write,):
+        for part in (size, plans):
             admin.execute(f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE")
             with closing(PostgresLedger(f"{address}?schema={SCHEMA}")) as opened:
                 part(admin, opened, *map(int, sys.argv[2:]))

@@ -67,7 +67,7 @@ def test_a_damaged_file_is_told_and_stays(tmp_path: Path) -> None:
     (tmp_path / "0-damaged.jsonl").write_bytes(b"{never written by us\n")
     with (
         closing(open_ledger(f"sqlite:///{tmp_path}/ledger.db")) as ledger,
-        pytest.raises(ValueError, match="damaged.* holds a line"),
+        pytest.raises(ValueError, match="holds a line that is no answer"),
     ):
         spool.drain(ledger)
     assert spool.filled
