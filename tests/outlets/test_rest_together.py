@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from meguri.base.errors import LedgerBusy, LedgerError, ReleaseError
+from meguri.base.errors import LedgerError, ReleaseError
 from meguri.base.ids import Ids
 from meguri.outlets.rest.live import Arm
 from meguri.outlets.rest.together import Together
@@ -75,9 +75,9 @@ def served(key: str) -> Served:
     return Served(("r", None, "rest", "champion", 1.0), 0, 0, Ids().take(1), [key], [0], [0.5])
 
 
-def written(near: Any, far: Any, *answers: str) -> list[Any]:
+def written(ledger: Any, *answers: str) -> list[Any]:
     async def write() -> list[Any]:
-        writer = Writer(near, far, asyncio.get_running_loop(), told=lambda _: None)
+        writer = Writer(ledger, asyncio.get_running_loop(), told=lambda _: None)
         futures = [writer.put([served(key)]) for key in answers]
         assert writer.waiting == len(answers)
         found = await asyncio.gather(*futures, return_exceptions=True)
@@ -90,30 +90,15 @@ def written(near: Any, far: Any, *answers: str) -> list[Any]:
     return asyncio.run(write())
 
 
-def test_a_file_is_written_at_once_in_one_commit() -> None:
-    near, far = Book(), Book()
-    assert written(near, far, "a", "b", "c") == [None] * 3
-    assert near.commits == [(["a", "b", "c"], True)]
-    assert not far.commits
+def test_what_came_at_once_is_one_commit_of_a_thread() -> None:
+    book = Book()
+    assert written(book, "a", "b", "c") == [None] * 3
+    assert book.commits == [(["a", "b", "c"], False)]
 
 
-def test_a_held_file_is_waited_for_in_a_thread() -> None:
-    near, far = Book(LedgerBusy("held")), Book()
-    assert written(near, far, "a", "b") == [None] * 2
-    assert far.commits == [(["a", "b"], False)]
-
-
-def test_a_server_is_written_in_a_thread() -> None:
-    far = Book()
-    assert written(None, far, "a") == [None]
-    assert far.commits == [(["a"], False)]
-
-
-@pytest.mark.parametrize("near", [True, False])
-def test_a_failed_commit_fails_all_that_was_in_it(near: bool) -> None:
+def test_a_failed_commit_fails_all_that_was_in_it() -> None:
     book = Book(LedgerError("full"))
-    found = written(book if near else None, book, "a", "b")
-    assert [str(error) for error in found] == ["full", "full"]
+    assert [str(error) for error in written(book, "a", "b")] == ["full", "full"]
     assert not book.commits
 
 
@@ -122,7 +107,7 @@ def test_what_comes_meanwhile_goes_with_the_next_commit() -> None:
     far: Any = Book(gate=gate)
 
     async def write() -> None:
-        writer = Writer(None, far, asyncio.get_running_loop(), told=lambda _: None)
+        writer = Writer(far, asyncio.get_running_loop(), told=lambda _: None)
         first = writer.put([served("a")])
         while not writer._away:
             await asyncio.sleep(0)

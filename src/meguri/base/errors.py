@@ -56,10 +56,6 @@ class LedgerError(MeguriError, OSError):
     """The ledger cannot be read or written; nothing was half-written."""
 
 
-class LedgerBusy(LedgerError):
-    """Another process writes to the ledger, for longer than this one would wait."""
-
-
 class GateError(MeguriError, ValueError):
     """A comparison that cannot be made: no shared rows, a spent test set, an unknown metric."""
 

@@ -238,11 +238,10 @@ class Ledger(Protocol):
         """Let go of the store; closing again does nothing."""
 
 
-def open_ledger(url: str, *, busy: float = 30.0) -> Ledger:
+def open_ledger(url: str) -> Ledger:
     """The ledger at ``url``, made when it is not there: ``sqlite:///outputs/ledger.db``, or four slashes for an absolute path.
 
     Or on a PostgreSQL server: ``postgres://user:password@host:5432/database``, where ``?schema=name`` keeps several apart.
-    A file waits ``busy`` seconds while another process writes to it, and then raises LedgerBusy.
     Raises SettingsError for a URL that is none, LedgerError when the store cannot be opened.
     """
     scheme, _, rest = url.partition("://")
@@ -251,5 +250,5 @@ def open_ledger(url: str, *, busy: float = 30.0) -> Ledger:
         fix = "write sqlite:///outputs/ledger.db or postgres://user:password@host:5432/database"
         raise SettingsError(f"'{redact(url)}' is no ledger", where="ledger", fix=fix)
     kind = plugins.load(LEDGERS[scheme])
-    opened: Ledger = kind(Path(rest[1:]), busy=busy) if file else kind(url)
+    opened: Ledger = kind(Path(rest[1:])) if file else kind(url)
     return opened

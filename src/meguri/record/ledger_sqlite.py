@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from meguri.base.clock import micros
-from meguri.base.errors import LedgerBusy, LedgerError
+from meguri.base.errors import LedgerError
 from meguri.base.files import locked
 from meguri.record.ledger import Event, LabelCounts
 from meguri.record.ledger_migrations import MIGRATIONS, migrate, version
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 log = logging.getLogger("meguri.ledger")
+BUSY = 30.0  # seconds that a write waits for another process's
 TOGETHER = 256  # predictions in one statement: for each Python lets go of its lock, and takes it again
 _PREDICTION = ("id", "key", "time", "due", "made_at", "origin", "score", "answer", "unit", "abstained", "features")
 _MARKS = ", ".join("?" * len(_PREDICTION))
@@ -58,12 +59,12 @@ _FIXES = {
 class SqliteLedger(SqlLedger):
     """The ledger in the SQLite file ``path``, made with its folder when it is not there."""
 
-    def __init__(self, path: Path, *, busy: float = 30.0) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = threading.RLock()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, timeout=busy, isolation_level=None, check_same_thread=False)
+            self._db = sqlite3.connect(path, timeout=BUSY, isolation_level=None, check_same_thread=False)
             try:
                 self._prepare()
             except BaseException:
@@ -283,8 +284,7 @@ class SqliteLedger(SqlLedger):
             return error
         name = getattr(error, "sqlite_errorname", "SQLITE_CANTOPEN" if isinstance(error, OSError) else "")
         fix = next((fix for code, fix in _FIXES.items() if name.startswith(code)), None)
-        kind = LedgerBusy if name.startswith("SQLITE_BUSY") else LedgerError
-        return kind(f"the ledger cannot be used: {error}", where=self.path, fix=fix)
+        return LedgerError(f"the ledger cannot be used: {error}", where=self.path, fix=fix)
 
 
 def _origin(db: sqlite3.Connection, row: tuple[Any, ...]) -> int:

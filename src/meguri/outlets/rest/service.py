@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from meguri.data.contract import Contract
 
 SETTLE, SETTLED = 0.2, 2000  # how often, in seconds, and how many answers a worker settles beside its work
-BUSY = 0.02  # seconds that the loop waits for another process's commit before a thread goes on waiting
 log = logging.getLogger("meguri.rest")
 
 
@@ -76,8 +75,7 @@ class Service:
         self._ids, self._abstain = Ids(), Abstain(**options.abstain)
         self._online = None if options.project is None else Filler.of(Path(options.project))
         # the writer's own; whatever else looks and labels does so beside it
-        self._near = open_ledger(options.ledger, busy=BUSY) if options.ledger.startswith("sqlite:") else None
-        self._far, self._beside = open_ledger(options.ledger), open_ledger(options.ledger)
+        self._ledger, self._beside = open_ledger(options.ledger), open_ledger(options.ledger)
         self._writer: Writer | None = None
         self._together: Together | None = None
         self._spool = None if options.spool is None else Spool(Path(options.spool))
@@ -97,7 +95,7 @@ class Service:
         """Begin to follow the rollouts and to write; called once, in the loop that serves."""
         loop = asyncio.get_running_loop()
         spool = None if self._spool is None else self._spooled
-        self._writer = Writer(self._near, self._far, loop, told=self.metrics.committed, spool=spool)
+        self._writer = Writer(self._ledger, loop, told=self.metrics.committed, spool=spool)
         if self._spool is not None:
             self._drainer = asyncio.create_task(self._drain())
         self._together = Together(loop, told=self._answered)
@@ -143,9 +141,8 @@ class Service:
             await self._writer.close()
         if self._spool is not None:
             self._spool.close()
-        for ledger in (self._near, self._far, self._beside):
-            if ledger is not None:
-                ledger.close()
+        self._ledger.close()
+        self._beside.close()
 
     @property
     def live(self) -> Live:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from meguri.base.errors import LedgerBusy, LedgerError
+from meguri.base.errors import LedgerError
 from meguri.record.served import pack
 
 if TYPE_CHECKING:
@@ -18,25 +18,21 @@ Waiting = tuple[Sequence["Served"], asyncio.Future[None]]
 
 
 class Writer:
-    """One for each process, in front of its ledger.
+    """One for each process, in front of its ledger: a thread commits, and the loop goes on meanwhile.
 
-    A ``near`` ledger, a file, is written in the loop itself: a commit takes about a millisecond, and handing it to a thread
-    costs more, as Python's lock goes to and fro for each statement. When another process holds the file, and for a ledger
-    on a server, a thread writes to ``far``. What the ledger refuses goes to the ``spool``, where there is one. ``told`` is
-    called with how many answers a commit held.
+    What the ledger refuses goes to the ``spool``, where there is one. ``told`` is called with how many answers a commit held.
     """
 
     def __init__(
         self,
-        near: Ledger | None,
-        far: Ledger,
+        ledger: Ledger,
         loop: asyncio.AbstractEventLoop,
         *,
         told: Callable[[int], None],
         spool: Callable[[bytes, int], None] | None = None,
     ) -> None:
         self.waiting, self._spool = 0, spool
-        self._near, self._far, self._loop, self._told = near, far, loop, told
+        self._ledger, self._loop, self._told = ledger, loop, told
         self._gathered: list[Waiting] = []
         self._due = self._closed = False
         self._away: asyncio.Future[None] | None = None
@@ -67,15 +63,7 @@ class Writer:
         if self._away is not None or not self._gathered:
             return
         batch, self._gathered = self._gathered, []
-        if self._near is not None:
-            try:
-                self._write(self._near, batch)
-                return self._done(batch, None)
-            except LedgerBusy:
-                pass
-            except LedgerError as error:
-                return self._done(batch, error)
-        self._away = self._loop.run_in_executor(self._thread, self._write, self._far, batch)
+        self._away = self._loop.run_in_executor(self._thread, self._write, batch)
         self._away.add_done_callback(lambda done: self._back(batch, done.exception()))
 
     def _back(self, batch: Sequence[Waiting], error: BaseException | None) -> None:
@@ -83,15 +71,13 @@ class Writer:
         self._done(batch, error)
         self._flush()
 
-    def _write(self, ledger: Ledger, batch: Sequence[Waiting]) -> None:
+    def _write(self, batch: Sequence[Waiting]) -> None:
         """All of a batch in one commit, or nothing of it."""
         answers = [served for some, _ in batch for served in some]
         packed, count = pack(answers), sum(len(served.ids) for served in answers)
         try:
-            ledger.write_answers(packed)
+            self._ledger.write_answers(packed)
             self._told(count)
-        except LedgerBusy:
-            raise
         except LedgerError:
             if self._spool is None:
                 raise
