@@ -138,7 +138,9 @@ def free() -> int:
 
 
 @contextmanager
-def server(home: Path, command: list[str], port: int, cores: str = "0") -> Iterator[float]:
+def server(
+    home: Path, command: list[str], port: int, cores: str = "0", path: str = "/predict", body: str = "one.json"
+) -> Iterator[float]:
     """A running server; the seconds that it took until it answered."""
     environment = os.environ | {
         "MODEL": str(home / "outputs" / "releases" / "one" / "model.onnx"),
@@ -152,7 +154,7 @@ def server(home: Path, command: list[str], port: int, cores: str = "0") -> Itera
             assert process.poll() is None, (home / "log").read_text()
             try:
                 connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-                connection.request("POST", "/predict", (home / "one.json").read_bytes())
+                connection.request("POST", path, (home / body).read_bytes(), {"content-type": "application/json"})
                 if connection.getresponse().status == 200:
                     break
             except OSError:
@@ -163,7 +165,7 @@ def server(home: Path, command: list[str], port: int, cores: str = "0") -> Itera
         process.wait()
 
 
-def load(home: Path, port: int, body: str, connections: int, seconds: int) -> dict[str, float]:
+def load(home: Path, port: int, body: str, connections: int, seconds: int, path: str = "/predict") -> dict[str, float]:
     script = home / "load.lua"
     script.write_text(WRK.format(body=home / body))
     command = [
@@ -176,7 +178,7 @@ def load(home: Path, port: int, body: str, connections: int, seconds: int) -> di
         f"-d{seconds}s",
         "-s",
         str(script),
-        f"http://127.0.0.1:{port}/predict",
+        f"http://127.0.0.1:{port}{path}",
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
