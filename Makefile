@@ -37,12 +37,15 @@ bench: $(VENV)/.ready
 	for script in bench/*.py; do $(BIN)/python $$script; done
 
 # The lock holds hashes and no address, so that it installs from whatever index the machine uses.
-# What .ci/run tests Spark and BigQuery with has locks of its own, as it is large and few need it.
+# What .ci/run tests Spark and BigQuery with has locks of its own, as it is large and few need it. The serving image's
+# have the versions that are tested.
 COMPILE := $(BIN)/uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet
 lock: $(VENV)/.ready
 	$(COMPILE) pyproject.toml --extra all --group dev --group demo -o requirements.lock
 	$(COMPILE) pyproject.toml --extra all --extra spark --extra bigquery --group dev -o .ci/engines.lock
 	$(COMPILE) --group emulator -o .ci/emulator.lock
+	$(COMPILE) pyproject.toml --extra serve --group image --constraints requirements.lock -o deploy/serve.lock
+	$(COMPILE) --group build --constraints requirements.lock -o deploy/build.lock
 
 clean:
 	rm -rf $(VENV) build dist .coverage* .mypy_cache .ruff_cache .pytest_cache

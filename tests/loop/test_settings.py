@@ -146,3 +146,10 @@ def test_settings_that_read_the_environment_are_not_kept(project_root: Path, mon
     assert Project.open(project_root).plain_settings()["seed"] == 3
     monkeypatch.setenv("SEED", "4")
     assert Project.open(project_root).plain_settings()["seed"] == 4
+
+
+def test_a_project_that_may_only_be_read_has_settings(project_root: Path) -> None:
+    nowhere = project_root / "outputs.txt"
+    nowhere.write_text("a file, in which nothing can be kept")
+    project = Project(project_root, outputs=nowhere)
+    assert project.plain_settings() == project.settings().model_dump(mode="json")

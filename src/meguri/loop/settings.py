@@ -8,6 +8,7 @@ import itertools
 import types
 import typing
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -353,10 +354,11 @@ def reads_environment(root: Path) -> bool:
 def remember(path: Path, root: Path, settings: Settings) -> None:
     """Keep the judged settings, so that a tick with nothing to do need not import Hydra; not those with a secret."""
     plain = settings.model_dump(mode="json")
-    if redact(plain) == plain:
-        write_json(path, {"fingerprint": fingerprint(root), "settings": plain})
-    else:
-        path.unlink(missing_ok=True)
+    with suppress(OSError):  # a service may only read its project; whoever may write will keep them
+        if redact(plain) == plain:
+            write_json(path, {"fingerprint": fingerprint(root), "settings": plain})
+        else:
+            path.unlink(missing_ok=True)
 
 
 def recall(path: Path, root: Path) -> dict[str, Any] | None:

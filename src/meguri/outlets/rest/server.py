@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from meguri.outlets.rest.service import Options
 
 QUEUE = 1024  # connections that the system holds for us
+DRAIN = 30  # seconds that a worker which was told to stop may go on answering what it has taken in
 
 
 def serve(
@@ -52,7 +53,7 @@ def serve(
             log_access=False,
             log_level="warning",
             respawn_failed_workers=True,
-            workers_kill_timeout=30,
+            workers_kill_timeout=DRAIN,
             websockets=False,
             **more,
         ).serve(target_loader=make, wrap_loader=False)

@@ -35,11 +35,13 @@ class Tokens:
 def read(path: Path) -> Tokens:
     """The tokens of a JSON file, ``{"name": {"token": "…", "scopes": ["predict"]}}``.
 
+    Its group may read a file that belongs to root, as libpq has it for keys: that is how Kubernetes mounts a secret.
     Raises SettingsError for a file that cannot be read, that others may read, or with a scope that is none.
     """
     fix = 'write {"name": {"token": "…", "scopes": ["predict", "label", "admin"]}}'
     try:
-        if os.name == "posix" and path.stat().st_mode & 0o077:
+        about = path.stat()
+        if os.name == "posix" and about.st_mode & (0o037 if about.st_uid == 0 else 0o077):
             raise SettingsError("others may read the tokens", where=path, fix=f"chmod 600 {path.name}")
         given = json.loads(path.read_text(encoding="utf-8"))
         tokens = {str(name): (str(one["token"]), frozenset(one["scopes"])) for name, one in given.items()}
