@@ -1,6 +1,9 @@
 """Requests a second of the REST outlet, everything on, beside a server by hand that does the bare minimum.
 
-    python bench/serve.py [seconds]     (default 5 for each contender; needs wrk; one JSON line per contender)
+    python bench/serve.py [seconds] [URL]     (default 5 for each contender; needs wrk; one JSON line per contender)
+
+With the URL of a PostgreSQL (postgres://user:password@host/database; a schema there is made and dropped) the service has its ledger there, too. Where Linux lets
+this process make control groups, two workers with .4 of a core each are compared with one.
 
 The flights' model in ONNX, ten fields a row. The server has the first core, wrk the second. "raw ASGI" decodes JSON and asks ONNX Runtime, checks
 nothing and keeps nothing; "empty ASGI" answers a constant: both on granian, as the outlet is.
@@ -110,8 +113,6 @@ def prepare(home: Path) -> None:
         info: dict[str, Any] = {"run": name, "at": NOW}
         folder = home / "outputs" / "releases" / name
         Release.build(model, id=name, contract=contract, sample=rows.head(2000), folder=folder, info=info)
-    with closing(open_ledger(f"sqlite:///{home}/outputs/ledger.db")) as ledger:
-        rollout.promote(ledger, "rest", "one", at=NOW, why="bench", by="bench", challengers={"two": 0.1})
     some = rows.drop("late", "asked_at").drop_nulls().head(100)
     many = json.loads(
         some.select(contract.features).with_columns(flight=pl.format("f{}", pl.int_range(pl.len()))).write_json()
@@ -121,12 +122,7 @@ def prepare(home: Path) -> None:
     (home / "raw.py").write_text(RAW)
     (home / "hydra").mkdir()
     (home / "src" / "jobs").mkdir(parents=True)
-    plain = {
-        "model": {"name": "plain"},
-        "gate": {"metric": "log_loss", "margin": 0.01},
-        "outlets": {"rest": {"rows": 1000}},
-    }
-    (home / "hydra" / "default.yaml").write_text(json.dumps(plain))
+    settings(home)
     (home / "src" / "models").mkdir()
     (home / "src" / "models" / "plain.py").write_text("class Plain:\n    pass\n")
 
@@ -185,22 +181,68 @@ def load(home: Path, port: int, body: str, connections: int, seconds: int, path:
     return found
 
 
-def memory(port: int) -> int:
-    """MB of resident memory of the worker that listens on the port."""
+def workers(port: int) -> dict[int, int]:
+    """The worker processes of the server on the port: their MB of resident memory."""
+    found = {}
     for status in Path("/proc").glob("[0-9]*/status"):
         try:
-            arguments = (status.parent / "cmdline").read_bytes()
-            if b"spawn_main" in arguments and (b"--multiprocessing-fork" in arguments):
-                parent = re.search(r"PPid:\s+(\d+)", status.read_text())
-                if parent and str(port).encode() in Path(f"/proc/{parent[1]}/cmdline").read_bytes():
-                    size = re.search(r"VmRSS:\s+(\d+)", status.read_text())
-                    return int(size[1]) // 1024 if size else 0
+            if b"spawn_main" in (status.parent / "cmdline").read_bytes():
+                parent, size = (re.search(rf"{what}:\s+(\d+)", status.read_text()) for what in ("PPid", "VmRSS"))
+                if parent and size and str(port).encode() in Path(f"/proc/{parent[1]}/cmdline").read_bytes():
+                    found[int(status.parent.name)] = int(size[1]) // 1024
         except OSError:
             continue
-    return 0
+    return found
 
 
-def main(seconds: int) -> None:
+@contextmanager
+def limited(pids: list[int], cores: float) -> Iterator[None]:
+    """Each of the processes has so much of a core, by a control group of its own. Raises OSError where that is not allowed."""
+    groups = []
+    try:
+        for number, pid in enumerate(pids):
+            group = Path("/sys/fs/cgroup/cpu") / f"meguri-bench-{os.getpid()}-{number}"
+            group.mkdir()
+            groups.append(group)
+            (group / "cpu.cfs_period_us").write_text("10000")
+            (group / "cpu.cfs_quota_us").write_text(str(int(cores * 10000)))
+            (group / "cgroup.procs").write_text(str(pid))
+        yield
+    finally:
+        for group in groups:
+            for pid in (group / "cgroup.procs").read_text().split():
+                (group.parent / "cgroup.procs").write_text(pid)
+            group.rmdir()
+
+
+def settings(home: Path, ledger: str | None = None) -> None:
+    """What the project says; with a ledger's URL, the same rollout there."""
+    plain = {
+        "model": {"name": "plain"},
+        "gate": {"metric": "log_loss", "margin": 0.01},
+        "outlets": {"rest": {"rows": 1000}},
+    }
+    (home / "hydra" / "default.yaml").write_text(json.dumps(plain | ({"ledger": ledger} if ledger else {})))
+    with closing(open_ledger(ledger or f"sqlite:///{home}/outputs/ledger.db")) as opened:
+        rollout.promote(opened, "rest", "one", at=NOW, why="bench", by="bench", challengers={"two": 0.1})
+
+
+def scaling(home: Path, command: list[str], seconds: int) -> float | None:
+    """How many times the requests of one worker two have, each with .4 of a core; None where that cannot be measured."""
+    rates = []
+    for count in (1, 2):
+        port = free()
+        with server(home, [*command, "--port", str(port), "--workers", str(count)], port):
+            try:
+                with limited(list(workers(port)), 0.4):
+                    load(home, port, "one.json", 32, 1)
+                    rates.append(load(home, port, "one.json", 32, seconds)["rps"])
+            except OSError:
+                return None
+    return round(rates[1] / rates[0], 2)
+
+
+def main(seconds: int, postgres: str | None) -> None:
     if shutil.which("wrk") is None:
         raise SystemExit("this bench needs wrk, which Debian has as a package")
     meguri, granian = str(Path(sys.executable).with_name("meguri")), str(Path(sys.executable).with_name("granian"))
@@ -222,14 +264,43 @@ def main(seconds: int) -> None:
         with server(home, [*bare, str(port), "raw:app"], port):
             raw = tell("raw ASGI", **load(home, port, "one.json", 32, seconds))
         port = free()
-        with server(home, [meguri, "serve", "--no-token", "--port", str(port)], port) as ready:
+        serve = [meguri, "serve", "--no-token"]
+        with server(home, [*serve, "--port", str(port)], port) as ready:
             load(home, port, "one.json", 32, 1)
             full = tell("meguri", **load(home, port, "one.json", 32, seconds), ready_s=round(ready, 2))
             tell("meguri, one connection", **load(home, port, "one.json", 1, seconds))
             many = load(home, port, "many.json", 8, seconds)
-            tell("meguri, 100 rows a request", **many, rows_per_s=many["rps"] * 100, memory_mb=memory(port))
-        tell("ratio of meguri to raw ASGI", ratio=round(full["rps"] / raw["rps"], 2))
+            tell(
+                "meguri, 100 rows a request",
+                **many,
+                rows_per_s=many["rps"] * 100,
+                memory_mb=max(workers(port).values()),
+            )
+        tell("meguri by raw ASGI", ratio=round(full["rps"] / raw["rps"], 2))
+        if (ratio := scaling(home, serve, seconds)) is not None:
+            tell("two workers by one", ratio=ratio)
+        if postgres:
+            with schema(postgres) as url:
+                settings(home, url)
+                port = free()
+                with server(home, [*serve, "--port", str(port)], port):
+                    load(home, port, "one.json", 32, 1)
+                    far = tell("meguri on PostgreSQL", **load(home, port, "one.json", 32, seconds))
+                    tell("meguri on PostgreSQL, one connection", **load(home, port, "one.json", 1, seconds))
+                tell("meguri on PostgreSQL by meguri", ratio=round(far["rps"] / full["rps"], 2))
+                if (ratio := scaling(home, serve, seconds)) is not None:
+                    tell("two workers by one, on PostgreSQL", ratio=ratio)
+
+
+@contextmanager
+def schema(postgres: str) -> Iterator[str]:
+    import psycopg
+
+    with closing(psycopg.connect(postgres, autocommit=True)) as db:
+        db.execute("DROP SCHEMA IF EXISTS meguri_bench CASCADE")
+        yield f"{postgres}?schema=meguri_bench"
+        db.execute("DROP SCHEMA meguri_bench CASCADE")
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 5)
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 5, sys.argv[2] if len(sys.argv) > 2 else None)

@@ -176,10 +176,10 @@ PEERS = {
     "FastAPI + ONNX Runtime": Peer((*ORT, "fastapi", "uvicorn[standard]"), FASTAPI, UVICORN),
     "FastAPI + ONNX Runtime, durable (a SQLite commit a request)": Peer(
         (*ORT, "fastapi", "uvicorn[standard]"), FASTAPI_DURABLE, UVICORN
-    ),  # fmt: skip
+    ),
     "Starlette on granian, durable (SQLite group commit)": Peer(
         (*ORT, "starlette", "granian", "msgspec"), GROUP, GRANIAN
-    ),  # fmt: skip
+    ),
     "LitServe": Peer((*ORT, "litserve"), LITSERVE, PYTHON),
     "KServe": Peer((*ORT, "kserve"), KSERVE, PYTHON, "/v1/models/flights:predict", '{{"instances": [{row}]}}'),
     "MLflow": Peer(
@@ -197,20 +197,24 @@ PEERS = {
             "{port}",
             "--workers",
             "1",
-        ),  # fmt: skip
+        ),
         "/invocations",
         '{{"dataframe_records": [{row}]}}',
     ),
 }
 
 
-def environment(name: str, packages: tuple[str, ...]) -> Path:
+def environment(packages: tuple[str, ...]) -> Path:
     """The programs of the contender's environment."""
     cache = Path(os.environ.get("MEGURI_BENCH") or Path.home() / ".cache" / "meguri-bench")
     home = cache / "-".join(sorted(part.partition("[")[0] for part in packages))
     if not (home / "ready").exists():
         subprocess.run([sys.executable, "-m", "venv", str(home)], check=True)
-        subprocess.run([str(home / "bin" / "pip"), "install", "--quiet", *packages], check=True)
+        done = subprocess.run(
+            [str(home / "bin" / "pip"), "install", *packages], check=False, capture_output=True, text=True
+        )
+        if done.returncode:
+            raise SystemExit(done.stderr)
         (home / "ready").touch()
     return home / "bin"
 
@@ -229,7 +233,7 @@ def main(seconds: int, wanted: list[str]) -> None:
         for name, peer in PEERS.items():
             if wanted and not any(part.lower() in name.lower() for part in wanted):
                 continue
-            programs, port = environment(name, peer.packages), free()
+            programs, port = environment(peer.packages), free()
             (home / "peer.py").write_text(peer.program)
             (home / "peer.json").write_text(peer.around.format(row=row))
             command = [part.format(bin=programs, port=port) for part in peer.command]
