@@ -34,6 +34,7 @@ UNITS, LOOKS = 2000, 10
 PLAN = Plan(expected=1000)
 FIELD = SimpleNamespace(name="level", dtype=pl.Float64())
 CONTRACT = SimpleNamespace(task="binary", features=("level", "site"), fields=(FIELD,))
+RELEASE = SimpleNamespace(contract=CONTRACT)
 
 
 def line(**facts: Any) -> bool:
@@ -98,7 +99,7 @@ def looks(name: str, repeats: int, draw: Draw, seed: int, kept: float | None) ->
         in_b = rng.random(UNITS) < 0.5
         with tempfile.TemporaryDirectory() as folder:
             ledger = open_ledger(f"sqlite:///{Path(folder) / 'ledger.db'}")
-            project: Any = SimpleNamespace(ledger=ledger, contract=CONTRACT)
+            project: Any = SimpleNamespace(ledger=ledger, contract=CONTRACT, release=lambda _: RELEASE)
             tests = {"14d": begun(ledger, "event:buy:sum", "14d")}
             tests["0s"] = Experiment("u", BEGAN, "rest", "running", {**tests["14d"].detail, "before": "0s"})
             old = np.flatnonzero(there).tolist()
@@ -146,7 +147,7 @@ def estimates(name: str, repeats: int, share: float, rate: bool, seed: int) -> b
         value = (rng.random(UNITS) < expected) * 1.0 if rate else expected + rng.standard_normal(UNITS)
         with tempfile.TemporaryDirectory() as folder:
             ledger = open_ledger(f"sqlite:///{Path(folder) / 'ledger.db'}")
-            project: Any = SimpleNamespace(ledger=ledger, contract=CONTRACT)
+            project: Any = SimpleNamespace(ledger=ledger, contract=CONTRACT, release=lambda _: RELEASE)
             rollout.promote(ledger, "rest", "a", at=BEGAN, why="try", by="bench", challengers={"b": share})
             rows = {n: json.dumps({"level": level[n], "site": "north" if north[n] else "south"}) for n in range(UNITS)}
             for release, who, part in (("a", ~b, 1 - share), ("b", b, share)):

@@ -202,10 +202,10 @@ def test_the_command(project: Project) -> None:
         command = ["ab", "estimate", "-p", str(project.root), "--now", NOW.isoformat(), *words]
         return CliRunner().invoke(app, command)
 
-    # the project's own contract asks for level, not for wind
     assert isinstance(meguri().exception, GateError)
     begun(project, "event:buy:sum", share=0.5)
     served(project, 0.5)
+    assert meguri("--where", "wind>0").exit_code == 0, "the rows are those of the release's contract"
     done = meguri()
     assert done.exit_code == 0, done.output
     assert done.output.startswith("If B answered all units, event:buy:sum would be 10.0")

@@ -20,6 +20,7 @@ from meguri.record.metrics import METRICS
 if TYPE_CHECKING:
     import polars as pl
 
+    from meguri.data.contract import Contract
     from meguri.loop.project import Project
 
 KINDS: dict[str, Kind] = {
@@ -104,7 +105,6 @@ def start(
     That is what each unit did by the same metric in the time ``before``, and the numeric features ``columns`` of its first row.
     Raises GateError when a test runs there already or a column is none, and what ``rollout.promote`` raises.
     """
-    _numeric(project, outlet, columns)
     other = running(project, outlet)
     if other is not None:
         raise GateError(f"the test {other.id} runs in '{outlet}'", where=outlet, fix="end it first: meguri ab stop")
@@ -113,6 +113,7 @@ def start(
         raise GateError(f"nothing is live in '{outlet}' yet", where=outlet, fix="meguri rollout --champion RELEASE")
     for name in (live.champion, challenger):
         project.release(name)
+    _numeric(project, live.champion, outlet, columns)
     detail = {
         "champion": live.champion,
         "challenger": challenger,
@@ -265,9 +266,9 @@ def first_answers(project: Project, outlet: str, *, since: datetime, until: date
     return rows.unique("unit", keep="first", maintain_order=True)
 
 
-def _numeric(project: Project, outlet: str, columns: Sequence[str]) -> None:
+def _numeric(project: Project, champion: str, outlet: str, columns: Sequence[str]) -> None:
     """Raise GateError unless the ledger will have these columns, as numbers, with each answer."""
-    able = numeric(project) if columns else []
+    able = numeric(project.release(champion).contract) if columns else []
     for name in columns:
         if name not in able:
             fix = f"numeric features: {', '.join(able) or 'none'}"
@@ -279,9 +280,9 @@ def _numeric(project: Project, outlet: str, columns: Sequence[str]) -> None:
         )
 
 
-def numeric(project: Project) -> list[str]:
+def numeric(contract: Contract) -> list[str]:
     """The features of the contract that are numbers, or true and false."""
-    fields = [field for field in project.contract.fields if field.name in project.contract.features]
+    fields = [field for field in contract.fields if field.name in contract.features]
     return [f.name for f in fields if f.dtype.is_numeric() or f.dtype.to_python() is bool]
 
 

@@ -31,6 +31,7 @@ from meguri.record.policy import (
 if TYPE_CHECKING:
     import polars as pl
 
+    from meguri.data.contract import Contract
     from meguri.loop.project import Project
     from meguri.record.ledger import Rollout
 
@@ -122,7 +123,8 @@ def estimate(
         raise GateError(f"a share of {share}", where="--share", fix="give a share above 0, up to 1")
     live, since, until = _logged(project, outlet, now)
     challenger = _chosen(live, challenger, outlet)
-    units, rows = _units(project, outlet, live, where, since, until)
+    contract = project.release(live.champion).contract  # that of the rows as they came, which may not be today's
+    units, rows = _units(project, contract, outlet, live, where, since, until)
     found = ab.what_followed(project, metric, outlet, units.select("unit", "release", "arm", "since"), since, until)
     found = found.join(units.select("unit", "propensity", "row"), on="unit", how="left", maintain_order="left")
     if found.is_empty():
@@ -150,7 +152,7 @@ def estimate(
     chances = np.zeros((len(arms), len(names)))
     chances[:, 1] = np.where(inside, share, 0.0)
     chances[:, 0] = 1 - chances[:, 1]
-    table = np.column_stack([inside.astype(np.float64), _numbers(project, mine)])
+    table = np.column_stack([inside.astype(np.float64), _numbers(contract, mine)])
     values, alone, gain = _values(rewards, logged, arms, chances, table)
     return Estimate(
         metric, live.champion, challenger, share, tuple(where), since, until, len(arms), int(inside.sum()),
@@ -225,14 +227,20 @@ def _chosen(live: Rollout, challenger: str | None, outlet: str) -> str:
 
 
 def _units(
-    project: Project, outlet: str, live: Rollout, where: Sequence[Condition], since: datetime, until: datetime
+    project: Project,
+    contract: Contract,
+    outlet: str,
+    live: Rollout,
+    where: Sequence[Condition],
+    since: datetime,
+    until: datetime,
 ) -> tuple[pl.DataFrame, list[dict[str, Any]]]:
     """unit, release, arm, since, propensity and the place of its features, and the features of each unit's first answer."""
     import polars as pl
 
     for condition in where:
-        if condition.name not in project.contract.features:
-            fix = f"features: {', '.join(project.contract.features)}"
+        if condition.name not in contract.features:
+            fix = f"features: {', '.join(contract.features)}"
             raise GateError(f"'{condition.name}' is no feature of the rows", where=str(condition), fix=fix)
     first = ab.first_answers(project, outlet, since=since, until=until)
     first = first.filter(pl.col("release").is_in([live.champion, *live.challengers]))
@@ -247,9 +255,9 @@ def _units(
     return units, rows
 
 
-def _numbers(project: Project, rows: Sequence[dict[str, Any]]) -> Any:
+def _numbers(contract: Contract, rows: Sequence[dict[str, Any]]) -> Any:
     """The numeric features of the rows, (n, k), NaN where there is none."""
-    names = ab.numeric(project)[:MOST_COLUMNS]
+    names = ab.numeric(contract)[:MOST_COLUMNS]
     return np.array([[_float(row.get(name)) for name in names] for row in rows]).reshape(len(rows), len(names))
 
 
