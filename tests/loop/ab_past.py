@@ -33,14 +33,14 @@ def answer(
     share: float | None = 0.5,
     features: Mapping[str, str] | None = None,
     outlet: str = "rest",
-    score: float = 0.9,
+    arm: str | None = None,
 ) -> None:
     """The units are answered by the release: a is the champion, any other a challenger. A key is UNIT@DAY."""
-    now, arm = micros(at) + 1, "champion" if release == "a" else "challenger"
+    now, arm = micros(at) + 1, arm or ("champion" if release == "a" else "challenger")
     ids = [bytes.fromhex(id.replace("-", "")) for id in prediction_ids(len(units), at)]
     origin: Any = (release, None, outlet, arm, share)
     rows = [
-        Answer(id, f"{u}@{at:%m%d}", now, now, now, origin, score, "true", u, None, (features or {}).get(u))
+        Answer(id, f"{u}@{at:%m%d}", now, now, now, origin, 0.9, "true", u, None, (features or {}).get(u))
         for id, u in zip(ids, units, strict=True)
     ]
     project.ledger.write_answers(rows)

@@ -73,6 +73,21 @@ def test_answers_that_are_lost_in_one_arm_are_found_and_nothing_is_decided(proje
     assert again.report.srm.found, "once found it stays found"
 
 
+def test_what_is_better_goes_live_once_its_guardrails_are_held(project: Project) -> None:
+    leave = ab.metric_of("event:leave", "binary", margin=0.03, higher_is_better=False)
+    test = begun(project, promote=True, guards=[leave])
+    served(project, 0.1, 0.2)
+    happen(project, "leave", dict.fromkeys([*A[:80], *B[:120]], 1.0), START + 2 * DAY)
+    look = ab.look(project, test, now=START + 3 * DAY, act=True)
+    assert (look.report.decision, look.report.guards[0].state, look.done) == ("better", "unsure", None)
+    answer(project, [f"{u}x" for u in A], START + 3 * DAY, "a")
+    answer(project, [f"{u}x" for u in B], START + 3 * DAY, "b")
+    happen(project, "buy", dict.fromkeys([f"{u}x" for u in B[:200]], 1.0), START + 4 * DAY)
+    happen(project, "leave", dict.fromkeys([f"{u}x" for u in A[:80]], 1.0), START + 4 * DAY)
+    look = ab.look(project, test, now=START + 5 * DAY, act=True)
+    assert (look.report.decision, look.report.guards[0].state, look.done) == ("better", "held", "b")
+
+
 @pytest.mark.parametrize("language", ["en", "ja"])
 def test_the_page_shows_how_each_guardrail_went(project: Project, tmp_path: Path, language: str) -> None:
     from meguri.loop import ab_page

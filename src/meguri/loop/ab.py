@@ -136,8 +136,8 @@ def start(
 def look(project: Project, test: Experiment, *, now: datetime, act: bool = False) -> Look:
     """Read a test from the ledger.
 
-    With ``act`` what is sure is done: a challenger that is worse, or breaks a guardrail, is rolled back; one that is better goes
-    live, where the test was started so. Looking changes no chance: the intervals hold at all looks together.
+    With ``act`` what is sure is done: a challenger that is worse, or breaks a guardrail, is rolled back; one that is better, and
+    holds every guardrail, goes live, where the test was started so. Looking changes no chance: the intervals hold at all looks together.
     """
     kept = test.detail
     plan = Plan(**kept["plan"])
@@ -162,7 +162,8 @@ def look(project: Project, test: Experiment, *, now: datetime, act: bool = False
     if act and test.status == "running":
         detail = {**kept, "srm": report.srm.p, "decision": report.decision}
         worse = report.safe_to_stop and report.decision == "worse"
-        better = report.safe_to_stop and report.decision == "better" and kept["promote"]
+        held = all(guard.state == "held" for guard in report.guards)
+        better = report.safe_to_stop and report.decision == "better" and held and kept["promote"]
         if over is not None:
             detail["why"] = "another rollout took its place"
         elif worse or better:
