@@ -21,12 +21,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from meguri.base.clock import micros
 from meguri.base.ids import prediction_ids
 from meguri.loop import ab, ab_estimate
 from meguri.record import rollout
 from meguri.record.experiment import Plan
-from meguri.record.ledger import Answer, Event, Experiment, open_ledger
+from meguri.record.ledger import Event, Experiment, open_ledger
 
 BEGAN = datetime(2024, 3, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -45,16 +44,19 @@ def line(**facts: Any) -> bool:
 def answered(
     ledger: Any, units: Sequence[int], at: datetime, release: str, share: float, rows: dict[int, str] | None = None
 ) -> None:
-    arm, now = "champion" if release == "a" else "challenger", micros(at)
-    ids = [bytes.fromhex(id.replace("-", "")) for id in prediction_ids(len(units), at)]
-    origin = (release, None, "rest", arm, share)
-    kept = rows or {}
-    ledger.write_answers(
-        [
-            Answer(id, f"{n}-{now}", now, now, now, origin, 0.5, "x", str(n), None, kept.get(n))
-            for id, n in zip(ids, units, strict=True)
-        ]
-    )
+    table = pl.DataFrame(
+        {
+            "prediction_id": prediction_ids(len(units), at),
+            "key": [f"{n}-{at}" for n in units],
+            "unit": [str(n) for n in units],
+            "features": pl.Series([(rows or {}).get(n) for n in units], dtype=pl.String),
+        }
+    ).with_columns(
+        **{name: pl.lit(at).cast(pl.Datetime("us", "UTC")) for name in ("time", "due", "made_at")},
+        release=pl.lit(release), arm=pl.lit("champion" if release == "a" else "challenger"), outlet=pl.lit("rest"),
+        propensity=pl.lit(share), score=pl.lit(0.5),
+    )  # fmt: skip
+    ledger.write_predictions(table)
 
 
 def spent(ledger: Any, units: Sequence[int], at: datetime, values: np.ndarray) -> None:
@@ -184,4 +186,4 @@ def main(repeats: int) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 500))
+    raise SystemExit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 300))

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+import polars as pl
 from conftest import START
 
-from meguri.base.clock import micros
 from meguri.base.ids import prediction_ids
 from meguri.loop import ab
 from meguri.loop.project import Project
 from meguri.record.experiment import Plan
-from meguri.record.ledger import Answer, Event
+from meguri.record.ledger import Event
 
 DAY = timedelta(days=1)
 PLAN = Plan(expected=1000)
@@ -36,14 +36,20 @@ def answer(
     arm: str | None = None,
 ) -> None:
     """The units are answered by the release: a is the champion, any other a challenger. A key is UNIT@DAY."""
-    now, arm = micros(at) + 1, arm or ("champion" if release == "a" else "challenger")
-    ids = [bytes.fromhex(id.replace("-", "")) for id in prediction_ids(len(units), at)]
-    origin: Any = (release, None, outlet, arm, share)
-    rows = [
-        Answer(id, f"{u}@{at:%m%d}", now, now, now, origin, 0.9, "true", u, None, (features or {}).get(u))
-        for id, u in zip(ids, units, strict=True)
-    ]
-    project.ledger.write_answers(rows)
+    made = at + timedelta(microseconds=1)
+    table = pl.DataFrame(
+        {
+            "prediction_id": prediction_ids(len(units), at),
+            "key": [f"{unit}@{at:%m%d}" for unit in units],
+            "unit": list(units),
+            "features": pl.Series([(features or {}).get(unit) for unit in units], dtype=pl.String),
+        }
+    ).with_columns(
+        **{name: pl.lit(made).cast(pl.Datetime("us", "UTC")) for name in ("time", "due", "made_at")},
+        release=pl.lit(release), arm=pl.lit(arm or ("champion" if release == "a" else "challenger")), outlet=pl.lit(outlet),
+        propensity=pl.lit(share, dtype=pl.Float64), score=pl.lit(0.9), answer=pl.lit("true"),
+    )  # fmt: skip
+    project.ledger.write_predictions(table)
 
 
 def happen(project: Project, kind: str, values: Mapping[str, float], at: datetime) -> None:

@@ -321,9 +321,7 @@ def answered(
 ) -> pl.DataFrame:
     """Of each unit the sum of the metric over its answers whose label came, and how many those are.
 
-    Answers are those of the unit's own release, or with ``any_arm`` of any that answered it.
-
-    Raises GateError when the ledger does not hold what the metric needs.
+    Answers are those of the unit's own release, or with ``any_arm`` of any that answered it. Raises GateError when the ledger does not hold what the metric needs.
     """
     import polars as pl
 
