@@ -58,7 +58,8 @@ def start(
         list[str] | None, typer.Option("--column", help="A numeric feature of a unit's first row does so, too.")
     ] = None,
     promote: Annotated[
-        bool, typer.Option("--promote", help="Put the challenger live once it is surely better and its guardrails are held.")
+        bool,
+        typer.Option("--promote", help="Put the challenger live once it is surely better and its guardrails are held."),
     ] = False,
     outlet: Outlet = "rest",
     why: Why = "by hand",
