@@ -10,7 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meguri.base.errors import DataError, GateError
-from meguri.record.policy import doubly_robust, effective_samples, importance_weights, ips, snips
+from meguri.record.policy import (
+    cross_fitted,
+    doubly_robust,
+    doubly_robust_gain,
+    effective_samples,
+    importance_weights,
+    ips,
+    snips,
+)
 
 # By hand: weights 2, 1, 0.5, 0; weighted rewards 2, 0, 0.5, 0.
 REWARD, LOGGED, TARGET = [1.0, 0.0, 1.0, 1.0], [0.25, 0.5, 0.5, 0.2], [0.5, 0.5, 0.25, 0.0]
@@ -128,3 +136,30 @@ def test_effective_samples() -> None:
     assert effective_samples(np.ones(7)) == pytest.approx(7)
     assert effective_samples(np.array([5.0, 0.0])) == pytest.approx(1)
     assert effective_samples(np.zeros(3)) == 0
+
+
+def test_a_gain_over_another_policy_is_of_the_rows_on_which_they_differ() -> None:
+    # weights 2, 1, .5, 0 against 2, 1, 0, 5: apart 0, 0, .5, -5; q of the action .5, of the policies .6 and .4
+    value = doubly_robust_gain(REWARD, LOGGED, TARGET, [0.5, 0.5, 0.0, 1.0], [0.5] * 4, [0.6] * 4, [0.4] * 4)
+    assert value.value == pytest.approx(0.2 + (0.5 * 0.5 - 5 * 0.5) / 4)
+    assert value.effective == pytest.approx(5.5**2 / (0.25 + 25))
+    with pytest.raises(DataError, match="never differ"):
+        doubly_robust_gain(REWARD, LOGGED, TARGET, TARGET, [0.5] * 4, [0.6] * 4, [0.6] * 4)
+    with pytest.raises(DataError, match="one finite number"):
+        doubly_robust_gain(REWARD, LOGGED, TARGET, [0.5] * 4, [0.5] * 3, [0.6] * 4, [0.4] * 4)
+
+
+def test_a_row_is_estimated_from_other_rows() -> None:
+    rng = np.random.default_rng(3)
+    table = rng.normal(size=(500, 3))
+    table[::7, 2] = np.nan
+    arms = rng.integers(0, 2, 500)
+    reward = 3 + 2 * table[:, 0] + arms * table[:, 1]
+    made = cross_fitted(table, reward, arms, 2)
+    assert np.abs(made[np.arange(500), arms] - reward).max() < 0.2
+    assert np.abs(made[:, 1] - made[:, 0] - table[:, 1]).max() < 0.2
+    changed = reward.copy()
+    changed[4] += 1e6
+    assert cross_fitted(table, changed, arms, 2)[4].tolist() == made[4].tolist()
+    assert np.isfinite(cross_fitted(table, reward, np.zeros(500, dtype=np.int64), 2)).all()
+    assert cross_fitted(np.empty((4, 0)), np.array([1.0, 1, 1, 1]), np.array([0, 1, 0, 1]), 2).tolist() == [[1, 1]] * 4

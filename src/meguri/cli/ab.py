@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,9 +11,12 @@ import typer
 from meguri.base import clock
 from meguri.base.errors import GateError, SettingsError
 from meguri.cli import show
+from meguri.cli.ab_estimate import estimate
 from meguri.cli.releases import Why, open_project, who
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from meguri.loop.ab import Look
     from meguri.loop.project import Project
     from meguri.record.ledger import Experiment
@@ -23,7 +27,7 @@ Now = Annotated[str | None, typer.Option("--now", metavar="TIME", help="The mome
 
 def add_to(app: typer.Typer) -> None:
     """Add this file's commands."""
-    for command in (start, status, stop):
+    for command in (start, status, stop, estimate):
         app.command()(command)
 
 
@@ -46,8 +50,16 @@ def start(
         int, typer.Option("--expected", help="About how many units an arm has when it is decided.")
     ] = 5000,
     alpha: Annotated[float, typer.Option("--alpha", help="How often equal releases may be called different.")] = 0.05,
+    before: Annotated[
+        str,
+        typer.Option("--before", help="What units did so long before the test makes the interval narrower; 0d: no."),
+    ] = "14d",
+    column: Annotated[
+        list[str] | None, typer.Option("--column", help="A numeric feature of a unit's first row does so, too.")
+    ] = None,
     promote: Annotated[
-        bool, typer.Option("--promote", help="Put the challenger live once it is better for sure.")
+        bool,
+        typer.Option("--promote", help="Put the challenger live once it is surely better and its guardrails are held."),
     ] = False,
     outlet: Outlet = "rest",
     why: Why = "by hand",
@@ -75,6 +87,8 @@ def start(
         at=clock.moment(now) if now else clock.now(),
         why=why,
         by=who(),
+        before=clock.duration(before),
+        columns=column or [],
     )
     if json:
         show.dump({"test": made.id, **made.detail})
@@ -101,10 +115,12 @@ def status(
 
         ab_page.write(html, opened, test, now=at, words=Words(lang))
     found = ab.look(opened, test, now=at)
+    window = ab.known_before(opened, test)
     if json:
-        show.dump({"test": found.test.id, "status": found.test.status, **found.report.to_dict()})
+        told = {"test": found.test.id, "status": found.test.status, "ended": found.ended, "before": window}
+        show.dump({**told, "columns": test.detail.get("columns", []), **found.report.to_dict()})
     else:
-        _print(found, lang)
+        _print(found, window, lang)
 
 
 def stop(
@@ -154,19 +170,38 @@ def _guard(text: str, task: str) -> Any:
         raise SettingsError(f"'{text}' is no guardrail", where="--guard", fix="write METRIC=0.01") from None
 
 
-def _print(found: Look, language: str) -> None:
+def _print(found: Look, window: tuple[datetime, datetime] | None, language: str) -> None:
+    from meguri.loop.ab_page import narrowed
+    from meguri.loop.words import Words
     from meguri.record.experiment_words import experiment_sentence
 
-    detail, report = found.test.detail, found.report
+    detail, report, words = found.test.detail, found.report, Words(language)
     typer.echo(f"{experiment_sentence(report, 'ja' if language == 'ja' else 'en')}\n")
-    readings = [report.primary, *(guard.reading for guard in report.guards)]
-    states = [report.primary.decision, *(guard.state for guard in report.guards)]
-    rows = [
-        (r.metric.name, r.value_a, r.value_b, r.estimate, r.low, r.high, r.units_a, r.units_b, state)
-        for r, state in zip(readings, states, strict=True)
-    ]
-    columns = ["metric", "A", "B", "B - A", "low", "high", "units A", "units B", ""]
-    show.table(f"test {found.test.id} ({found.test.status})", columns, rows)
+    limits = [limit if math.isfinite(limit) else None for limit in (report.primary.low, report.primary.high)]
+    r = report.primary
+    show.table(
+        f"test {found.test.id} ({'ended' if found.ended else found.test.status})",
+        ["metric", "A", "B", "B - A", "low", "high", "units A", "units B", ""],
+        [(r.metric.name, r.value_a, r.value_b, r.estimate, *limits, r.units_a, r.units_b, r.decision)],
+    )
+    if report.guards:
+        rows = [
+            (
+                guard.reading.metric.name,
+                guard.reading.value_a,
+                guard.reading.value_b,
+                *(limit if math.isfinite(limit) else None for limit in (guard.loses_at_least, guard.loses_at_most)),
+                guard.reading.metric.margin,
+                guard.state,
+            )
+            for guard in report.guards
+        ]
+        columns = ["metric", "A", "B", "B worse by at least", "at most", "allowed", ""]
+        show.table("guardrails", columns, rows)
     typer.echo(f"A is {detail['champion']}, B {detail['challenger']}; since {detail['began']}")
+    if found.ended:
+        typer.echo(f"it ended {found.ended.isoformat()}: nothing after that counts")
+    if window is not None or detail.get("columns"):
+        typer.echo(narrowed(report.primary, words))
     if report.more_units:
         typer.echo(f"about {report.more_units:,} more units per arm would settle it")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from meguri.base.clock import moment
+from meguri.base.clock import duration, moment, spell
 from meguri.base.errors import GateError
 from meguri.base.ids import stamp_id
 from meguri.record import rollout
@@ -19,6 +20,7 @@ from meguri.record.metrics import METRICS
 if TYPE_CHECKING:
     import polars as pl
 
+    from meguri.data.contract import Contract
     from meguri.loop.project import Project
 
 KINDS: dict[str, Kind] = {
@@ -26,6 +28,7 @@ KINDS: dict[str, Kind] = {
     "count": "mean",
     "sum": "value",
 }  # of event:KIND, event:KIND:count and event:KIND:sum
+EVER = datetime(9999, 1, 1, tzinfo=UTC)
 SPELLED = (
     "write event:KIND (the share of units that did it), event:KIND:count or event:KIND:sum (per unit), or of labels "
 )
@@ -33,12 +36,13 @@ SPELLED = (
 
 @dataclass(frozen=True)
 class Look:
-    """A test and what it says: the ``report``, when it was read, and what was done about it."""
+    """A test and what it says: the ``report``, when it was read, what was done about it, and when it ended, if it has."""
 
     test: Experiment
     report: Report
     at: datetime
     done: str | None = None
+    ended: datetime | None = None
 
 
 def metric_of(text: str, task: str, **more: Any) -> Metric:
@@ -57,7 +61,27 @@ def metric_of(text: str, task: str, **more: Any) -> Metric:
 def running(project: Project, outlet: str) -> Experiment | None:
     """The test that runs in the outlet."""
     found = [test for test in project.ledger.experiments() if test.outlet == outlet and test.status == "running"]
-    return found[-1] if found else None
+    return found[-1] if found and ended(project, found[-1]) is None else None
+
+
+def ended(project: Project, test: Experiment) -> datetime | None:
+    """When something else went live than the test's two releases with their shares: by its end, or by any other rollout."""
+    kept = test.detail
+    shares = {kept["challenger"]: kept["plan"]["share"]}
+    since = moment(kept["began"])
+    return rollout.stood_until(project.ledger, test.outlet, kept["champion"], shares, since=since)
+
+
+def known_before(project: Project, test: Experiment) -> tuple[datetime, datetime] | None:
+    """The time from which what units did may make the interval narrower; None where the test was started without.
+
+    It ends before the challenger ever had a share of the units: it keeps its units when a share grows or a test
+    is started again, and what they did with it then is no accident of the draw.
+    """
+    kept, length = test.detail, duration(test.detail.get("before", "0s"))
+    shared = [r.at for r in project.ledger.rollouts(test.outlet) if kept["challenger"] in r.challengers]
+    until = min([*shared, moment(kept["began"])])
+    return (until - length, until) if length else None
 
 
 def start(
@@ -73,10 +97,13 @@ def start(
     at: datetime,
     why: str,
     by: str,
+    before: timedelta = timedelta(0),
+    columns: Sequence[str] = (),
 ) -> Experiment:
-    """Give the challenger its share of the units, and settle what is compared.
+    """Give the challenger its share of the units, and settle what is compared, and by what the interval is made narrower.
 
-    Raises GateError when a test runs there already, and what ``rollout.promote`` raises.
+    That is what each unit did by the same metric in the time ``before``, and the numeric features ``columns`` of its first row.
+    Raises GateError when a test runs there already or a column is none, and what ``rollout.promote`` raises.
     """
     other = running(project, outlet)
     if other is not None:
@@ -86,6 +113,7 @@ def start(
         raise GateError(f"nothing is live in '{outlet}' yet", where=outlet, fix="meguri rollout --champion RELEASE")
     for name in (live.champion, challenger):
         project.release(name)
+    _numeric(project, live.champion, outlet, columns)
     detail = {
         "champion": live.champion,
         "challenger": challenger,
@@ -94,6 +122,8 @@ def start(
         "metric": asdict(metric),
         "guards": [asdict(guard) for guard in guards],
         "promote": promote,
+        "before": spell(before),
+        "columns": list(columns),
     }
     made = Experiment(stamp_id(at), at, outlet, "running", detail)
     rollout.promote(
@@ -106,16 +136,20 @@ def start(
 def look(project: Project, test: Experiment, *, now: datetime, act: bool = False) -> Look:
     """Read a test from the ledger.
 
-    With ``act`` what is sure is done: a challenger that is worse, or breaks a guardrail, is rolled back; one that is better goes
-    live, where the test was started so. Looking changes no chance: the intervals hold at all looks together.
+    With ``act`` what is sure is done: a challenger that is worse, or breaks a guardrail, is rolled back; one that is better, and
+    holds every guardrail, goes live, where the test was started so. Looking changes no chance: the intervals hold at all looks together.
     """
     kept = test.detail
     plan = Plan(**kept["plan"])
     metric, guards = Metric(**kept["metric"]), [Metric(**guard) for guard in kept["guards"]]
-    began = moment(kept["began"])
-    units = _units(project, test, began, now)
+    began, over = moment(kept["began"]), ended(project, test)
+    if over is not None and over > now:
+        over = None
+    until = over or now
+    units = units_of(project, test, began, until)
     sizes = units["arm"].eq("champion").sum(), units["arm"].eq("challenger").sum()
-    values = {m.name: _arms(project, m, units, began, now) for m in (metric, *guards)}
+    given = features(project, test.outlet, units, kept.get("columns", ()), since=began, until=until)
+    values = {m.name: _arms(project, test, m, units, given, began, until) for m in (metric, *guards)}
     report = read_experiment(
         metric,
         *values[metric.name],
@@ -128,14 +162,17 @@ def look(project: Project, test: Experiment, *, now: datetime, act: bool = False
     if act and test.status == "running":
         detail = {**kept, "srm": report.srm.p, "decision": report.decision}
         worse = report.safe_to_stop and report.decision == "worse"
-        better = report.safe_to_stop and report.decision == "better" and kept["promote"]
-        if worse or better:
+        held = all(guard.state == "held" for guard in report.guards)
+        better = report.safe_to_stop and report.decision == "better" and held and kept["promote"]
+        if over is not None:
+            detail["why"] = "another rollout took its place"
+        elif worse or better:
             done = kept["challenger"] if better else kept["champion"]
             why = f"A/B test {test.id}: the challenger is {report.decision}"
             rollout.promote(project.ledger, test.outlet, done, at=now, why=why, by="ab")
-        test = Experiment(test.id, now, test.outlet, "stopped" if done else "running", detail)
+        test = Experiment(test.id, now, test.outlet, "stopped" if done or over else "running", detail)
         project.ledger.write_experiment(test)
-    return Look(test, report, now, done)
+    return Look(test, report, now, done, over)
 
 
 def stop(project: Project, test: Experiment, *, keep: str, at: datetime, why: str, by: str) -> Experiment:
@@ -147,29 +184,119 @@ def stop(project: Project, test: Experiment, *, keep: str, at: datetime, why: st
     return ended
 
 
-def _units(project: Project, test: Experiment, began: datetime, now: datetime) -> pl.DataFrame:
-    """unit, arm and since, the first answer: a unit belongs to the arm that answered it first."""
+def units_of(project: Project, test: Experiment, began: datetime, until: datetime) -> pl.DataFrame:
+    """unit, release, arm and since, the first answer: a unit belongs to the arm that answered it first."""
     import polars as pl
 
     names = {test.detail["champion"]: "champion", test.detail["challenger"]: "challenger"}
-    found = project.ledger.assigned(outlet=test.outlet, since=began, as_of=now)
+    found = project.ledger.assigned(outlet=test.outlet, since=began, as_of=until)
     found = found.filter(pl.col("release").is_in(list(names))).sort("since", maintain_order=True)
     found = found.with_columns(pl.col("release").replace_strict(names, return_dtype=pl.String).alias("arm"))
-    return found.unique("unit", keep="first", maintain_order=True).select("unit", "arm", "since")
+    return found.unique("unit", keep="first", maintain_order=True).select("unit", "release", "arm", "since")
 
 
-def _arms(project: Project, metric: Metric, units: pl.DataFrame, began: datetime, now: datetime) -> tuple[Arm, Arm]:
-    """The metric's values of the units of A, the champion's, and of B."""
+def _arms(
+    project: Project,
+    test: Experiment,
+    metric: Metric,
+    units: pl.DataFrame,
+    given: pl.DataFrame,
+    began: datetime,
+    until: datetime,
+) -> tuple[Arm, Arm]:
+    """The metric's values of the units of A, the champion's, and of B, with what was known of each before."""
     import polars as pl
 
-    of_events = metric.name.startswith("event:")
-    found = (_happened if of_events else _answered)(project, metric, units, began, now)
+    found = what_followed(project, metric, test.outlet, units, began, until)
+    window = known_before(project, test)
+    known = given if window is None else given.join(_history(project, test, metric, units, *window), on="unit")
+    names = [name for name in known.columns if name != "unit"]
+    found = found.join(known, on="unit", how="left", maintain_order="left")
     parts = [found.filter(pl.col("arm") == arm) for arm in ("champion", "challenger")]
-    a, b = (Arm(part["value"].to_numpy(), None if of_events else part["answers"].to_numpy()) for part in parts)
+    a, b = (
+        Arm(
+            part["value"].to_numpy(),
+            part["answers"].to_numpy() if metric.kind == "ratio" else None,
+            part.select(pl.col(names).cast(pl.Float64).fill_null(float("nan"))).to_numpy() if names else None,
+        )
+        for part in parts
+    )
     return a, b
 
 
-def _happened(project: Project, metric: Metric, units: pl.DataFrame, began: datetime, now: datetime) -> pl.DataFrame:
+def _history(
+    project: Project, test: Experiment, metric: Metric, units: pl.DataFrame, since: datetime, until: datetime
+) -> pl.DataFrame:
+    """unit and what it did by the metric from ``since`` to ``until``, all before the test; null where it was not there."""
+    import polars as pl
+
+    then = units.with_columns(since=pl.lit(since))
+    if not metric.name.startswith("event:"):
+        found = answered(project, metric, test.outlet, then, since, until, any_arm=True)
+        found = found.select("unit", before="value", before_answers="answers")
+        return units.select("unit").join(found, on="unit", how="left", maintain_order="left")
+    there = project.ledger.assigned(outlet=test.outlet, since=since, as_of=until)["unit"].to_list()
+    found = happened(project, metric, then, since, until)
+    was = pl.col("unit").is_in(there) | (pl.col("value") != 0)
+    return found.select("unit", before=pl.when(was).then("value"))
+
+
+def features(
+    project: Project, outlet: str, units: pl.DataFrame, names: Sequence[str], *, since: datetime, until: datetime
+) -> pl.DataFrame:
+    """unit and the values of these features in its first row, as the ledger keeps them: what was known before any answer."""
+    import polars as pl
+
+    if not names:
+        return units.select("unit")
+    rows = first_answers(project, outlet, since=since, until=until)
+    values = [json.loads(text) if text else {} for text in rows["features"]]
+    table = {name: pl.Series([row.get(name) for row in values], strict=False) for name in names}
+    return units.select("unit").join(
+        rows.select("unit").with_columns(**table), on="unit", how="left", maintain_order="left"
+    )
+
+
+def first_answers(project: Project, outlet: str, *, since: datetime, until: datetime) -> pl.DataFrame:
+    """The first answer of each unit from ``since`` to ``until``, with the columns of ``joined`` (its label is none of this)."""
+    import polars as pl
+
+    rows = project.ledger.joined(as_of=EVER, outlet=outlet, features=True)  # also those that are not due yet
+    rows = rows.filter(pl.col("made_at").is_between(since, until) & pl.col("unit").is_not_null())
+    rows = rows.filter(pl.col("arm").is_in(["champion", "challenger"])).sort("made_at", maintain_order=True)
+    return rows.unique("unit", keep="first", maintain_order=True)
+
+
+def _numeric(project: Project, champion: str, outlet: str, columns: Sequence[str]) -> None:
+    """Raise GateError unless the ledger will have these columns, as numbers, with each answer."""
+    able = numeric(project.release(champion).contract) if columns else []
+    for name in columns:
+        if name not in able:
+            fix = f"numeric features: {', '.join(able) or 'none'}"
+            raise GateError(f"'{name}' is no numeric feature", where="--column", fix=fix)
+    kept = (project.plain_settings()["outlets"].get(outlet) or {}).get("features", "values")
+    if columns and kept != "values":
+        raise GateError(
+            f"of a row the ledger keeps its {kept}", where=outlet, fix="set outlets.rest.features to values"
+        )
+
+
+def numeric(contract: Contract) -> list[str]:
+    """The features of the contract that are numbers, or true and false."""
+    fields = [field for field in contract.fields if field.name in contract.features]
+    return [f.name for f in fields if f.dtype.is_numeric() or f.dtype.to_python() is bool]
+
+
+def what_followed(
+    project: Project, metric: Metric, outlet: str, units: pl.DataFrame, since: datetime, until: datetime
+) -> pl.DataFrame:
+    """The units with the metric's ``value`` since each one's first answer and, where the metric is of labels, its ``answers``."""
+    if metric.name.startswith("event:"):
+        return happened(project, metric, units, since, until)
+    return answered(project, metric, outlet, units, since, until)
+
+
+def happened(project: Project, metric: Metric, units: pl.DataFrame, began: datetime, now: datetime) -> pl.DataFrame:
     """What each unit did after its first answer, 0 where it did nothing."""
     import polars as pl
 
@@ -182,20 +309,30 @@ def _happened(project: Project, metric: Metric, units: pl.DataFrame, began: date
     return found if how else found.with_columns(pl.col("value").clip(0, 1))
 
 
-def _answered(project: Project, metric: Metric, units: pl.DataFrame, began: datetime, now: datetime) -> pl.DataFrame:
+def answered(
+    project: Project,
+    metric: Metric,
+    outlet: str,
+    units: pl.DataFrame,
+    began: datetime,
+    now: datetime,
+    *,
+    any_arm: bool = False,
+) -> pl.DataFrame:
     """Of each unit the sum of the metric over its answers whose label came, and how many those are.
 
-    Raises GateError when the ledger does not hold what the metric needs.
+    Answers are those of the unit's own release, or with ``any_arm`` of any that answered it. Raises GateError when the ledger does not hold what the metric needs.
     """
     import polars as pl
 
     contract, none = project.contract, units.head(0).with_columns(value=pl.lit(0.0), answers=pl.lit(0.0))
-    joined = project.ledger.joined(as_of=now).filter(pl.col("made_at") >= began)
-    joined = joined.join(units.select("unit", own="arm"), on="unit", how="inner", maintain_order="left")
-    joined = joined.filter((pl.col("arm") == pl.col("own")) & pl.col("label").is_not_null())
+    joined = project.ledger.joined(as_of=now, outlet=outlet).filter(pl.col("made_at") >= began)
+    joined = joined.join(units.select("unit", own="release"), on="unit", how="inner", maintain_order="left")
+    mine = pl.col("made_at") < now if any_arm else pl.col("release") == pl.col("own")
+    joined = joined.filter(mine & (pl.col("arm") != "shadow") & pl.col("label").is_not_null())
     if joined.is_empty():
         return none
-    classes = project.release(str(joined["release"][0])).manifest["classes"]
+    classes = project.release(str(units["release"][0])).manifest["classes"]
     rows = Evaluation.live(joined, task=contract.task, classes=classes).rows
     given = inputs(rows, contract.task, metric.name)
     each = None if given is None else METRICS[metric.name].per_row(*given)

@@ -7,6 +7,7 @@ from typing import Literal
 
 from meguri.base.errors import GateError
 from meguri.record.experiment import Guard, Metric, Reading, Report
+from meguri.record.policy import PolicyValue
 
 Language = Literal["en", "ja"]
 
@@ -142,3 +143,38 @@ def _number(metric: Metric, value: float, digits: int, *, down: bool = False) ->
 def _amount(metric: Metric, value: float, digits: int, english: bool, *, down: bool = False) -> str:
     unit = ("points" if english else "ポイント") if metric.kind == "rate" else metric.unit
     return _number(metric, value, digits, down=down) + (f" {unit}" if unit and english else unit)
+
+
+def policy_sentence(
+    metric: Metric, share: float, where: str, value: PolicyValue, gain: PolicyValue, language: Language
+) -> str:
+    """What another split would have earned per unit, and how that compares with A, the champion, alone.
+
+    B answers ``share`` of the units, of those that ``where`` names ("" for all), and A the others.
+    """
+    english = language == "en"
+    digits = _digits(metric, value.high - value.low)
+    low, high = (_number(metric, limit, digits) for limit in (value.low, value.high))
+    told = _number(metric, value.value, digits) + (" %" if metric.kind == "rate" else f" {metric.unit}".rstrip())
+    sign = 1 if metric.higher_is_better else -1
+    better, worse = (sign * gain.low > 0, sign * gain.high < 0) if sign > 0 else (gain.high < 0, gain.low > 0)
+    turn = (sign if better else -sign) if better or worse else 1
+    digits = _digits(metric, gain.high - gain.low)
+    ends = [_number(metric, limit, digits) for limit in sorted((turn * gain.low, turn * gain.high))]
+    by = _amount(metric, turn * gain.value, digits, english)
+    others = bool(where) or share < 1
+    if english:
+        units = f"{'all' if share == 1 else f'{share:.0%} of the'} units{f' with {where}' if where else ''}"
+        policy = f"If B answered {units}{' and A all others' if others else ''}"
+        sure = f"{'better' if better else 'worse'} than A alone by {by}, between {ends[0]} and {ends[1]}"
+        open_ = f"the difference to A alone is {by}, between {ends[0]} and {ends[1]}, and may be chance"
+        return (
+            f"{policy}, {metric.name} would be {told} for each unit, between {low} and {high}: "
+            f"{sure if better or worse else open_}."
+        )
+    units = f"{where}のユニット" if where else "全ユニット"
+    units += f"の{share:.0%}に" if share < 1 else "すべてに" if where else "に"
+    policy = f"{units}Bが{'、それ以外にAが' if others else ''}答えた場合"
+    sure = f"Aだけの場合より{by}{'良い' if better else '悪い'}({ends[0]}から{ends[1]}の間)"
+    open_ = f"Aだけの場合との差は{by}({ends[0]}から{ends[1]}の間)で、偶然かもしれません"
+    return f"{policy}、{metric.name}は1ユニットあたり{told}({low}から{high}の間)と見込まれます。{sure if better or worse else open_}。"

@@ -19,6 +19,7 @@ from meguri.record.stats import normal_quantile
 Floats = NDArray[np.float64]
 Estimator = Literal["ips", "snips", "dr"]
 
+FOLDS = 5
 MIN_EFFECTIVE = 50.0  # effective samples below which no normal interval is given
 
 
@@ -159,6 +160,65 @@ def doubly_robust(
             raise DataError(f"{name} estimates are not one finite number for each row", fix="estimate every row")
     parts = policy + weights * (gained - taken)
     return _normal("dr", float(parts.mean()), parts - parts.mean(), weights, gained - taken, alpha)
+
+
+def doubly_robust_gain(
+    rewards: ArrayLike,
+    logged: ArrayLike,
+    target: ArrayLike,
+    baseline: ArrayLike,
+    action_estimates: ArrayLike,
+    policy_estimates: ArrayLike,
+    baseline_estimates: ArrayLike,
+    *,
+    alpha: float = 0.05,
+) -> PolicyValue:
+    """How much more the target policy earns per row than the ``baseline`` policy: two ``doubly_robust`` values on the same rows.
+
+    All arrays (n,): as there, and the baseline's probability of the action taken and its estimated reward. What both would have
+    done alike cancels, so the interval is that of the rows on which they differ; the weights told are |w - w_baseline|.
+    Errors as ``ips``; DataError where the two never differ.
+    """
+    weights, gained = _rows(rewards, logged, target)
+    apart = weights - importance_weights(logged, baseline)
+    if not apart.any():
+        raise DataError(
+            "the two policies never differ in the logged rows", fix="ask for a policy that does something else"
+        )
+    columns = (action_estimates, policy_estimates, baseline_estimates)
+    taken, policy, other = (_column("estimates", column) for column in columns)
+    if not all(len(column) == len(weights) and np.isfinite(column).all() for column in (taken, policy, other)):
+        raise DataError("estimates are not one finite number for each row", fix="estimate every row")
+    parts = policy - other + apart * (gained - taken)
+    return _normal("dr", float(parts.mean()), parts - parts.mean(), np.abs(apart), gained - taken, alpha)
+
+
+def cross_fitted(table: Floats, rewards: Floats, arms: NDArray[np.int64], count: int) -> Floats:
+    """Each row's estimated reward under each arm, (n, count), from a linear model of each arm fitted on other rows.
+
+    ``table`` (n, k): what is known of a row before it was answered, NaN for what is not; ``arms`` (n,): who answered, 0 to count - 1.
+    Every fifth row is estimated from the other four fifths (cross-fitting; Chernozhukov et al., Econometrics Journal 2018). Columns
+    are scaled, a missing value is the mean with a column that says so, and slopes are drawn to 0 by a ridge of one row's weight a
+    column. An arm without rows is estimated by all rows. A bad model costs width, never truth: the propensities are known.
+    """
+    gone = np.isnan(table)
+    known = np.where(gone, 0.0, table).sum(axis=0) / np.maximum((~gone).sum(axis=0), 1)
+    filled = np.column_stack([np.where(gone, known, table), gone[:, gone.any(axis=0)]]) - 0.0
+    filled -= filled.mean(axis=0)
+    size = filled.std(axis=0)
+    design = np.column_stack([np.ones(len(filled)), filled[:, size > 0] / size[size > 0]])
+    ridge = np.eye(design.shape[1])
+    ridge[0, 0] = 0.0
+    fold, made = np.arange(len(rewards)) % FOLDS, np.empty((len(rewards), count))
+    for out in range(FOLDS):
+        for arm in range(count):
+            used = (fold != out) & (arms == arm)
+            used = used if used.any() else fold != out
+            x, y = design[used], rewards[used]
+            mean = float(y.mean()) if len(y) else 0.0
+            slopes = np.linalg.lstsq(x.T @ x + ridge, x.T @ (y - mean), rcond=None)[0]
+            made[fold == out, arm] = mean + design[fold == out] @ slopes
+    return made
 
 
 def _normal(

@@ -15,6 +15,14 @@ def current(ledger: Ledger, outlet: str, as_of: datetime | None = None) -> Rollo
     return history[-1] if history else None
 
 
+def stood_until(
+    ledger: Ledger, outlet: str, champion: str, challengers: Mapping[str, float], *, since: datetime
+) -> datetime | None:
+    """When, after ``since``, others than these went live, or with other shares; None while they stand. Shadows answer nobody."""
+    later = (r for r in ledger.rollouts(outlet) if r.at > since)
+    return next((r.at for r in later if (r.champion, dict(r.challengers)) != (champion, dict(challengers))), None)
+
+
 def promote(
     ledger: Ledger,
     outlet: str,
