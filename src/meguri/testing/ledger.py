@@ -247,6 +247,12 @@ class LedgerCase:
         assert ledger.count_labels(since=hour(3), as_of=hour(5)) == 2
         assert ledger.count_labels(since=hour(6), as_of=hour(100)) == 0
 
+    def test_count_predictions(self, ledger: Ledger) -> None:
+        """In a half-open window, labelled or not; shadows do not count."""
+        ledger.write_predictions(some_predictions(4))
+        ledger.write_predictions(some_predictions(2, start=4).with_columns(arm=pl.lit("shadow")))
+        assert ledger.count_predictions(since=hour(1), until=hour(9)) == 3
+
     @pytest.mark.parametrize(
         ("change", "told"),
         [
