@@ -13,6 +13,7 @@ from meguri.cli import show
 from meguri.cli.releases import Why, open_project, who
 
 if TYPE_CHECKING:
+    from meguri.data.value import Value
     from meguri.loop.ab import Look
     from meguri.loop.project import Project
     from meguri.record.ledger import Experiment
@@ -60,14 +61,14 @@ def start(
     from meguri.record.experiment import Plan
 
     opened = open_project(project)
-    task = opened.contract.task
+    task, value = opened.contract.task, opened.contract.value
     more: dict[str, Any] = {"minimum_effect": minimum} | ({"higher_is_better": False} if lower else {})
-    guards = [_guard(text, task) for text in guard or []]
+    guards = [_guard(text, task, value) for text in guard or []]
     made = ab.start(
         opened,
         challenger,
         share=share,
-        metric=ab.metric_of(metric, task, **more),
+        metric=ab.metric_of(metric, task, value, **more),
         guards=guards,
         plan=Plan(alpha=alpha, expected=expected),
         promote=promote,
@@ -104,7 +105,10 @@ def status(
     if json:
         show.dump({"test": found.test.id, "status": found.test.status, **found.report.to_dict()})
     else:
-        _print(found, lang)
+        from meguri.loop.words import Words
+        from meguri.loop.worth import ab_worth
+
+        _print(found, lang, ab_worth(opened, test, found.report, now=at, words=Words(lang)))
 
 
 def stop(
@@ -141,28 +145,38 @@ def _test(project: Project, outlet: str) -> Experiment:
     return found[-1]
 
 
-def _guard(text: str, task: str) -> Any:
+def _guard(text: str, task: str, value: Value | None) -> Any:
     from meguri.loop import ab
 
     name, _, margin = text.rpartition("=")
     try:
         less = {"higher_is_better": False} if name.startswith("-") else {}
-        return ab.metric_of(name.removeprefix("-"), task, margin=float(margin), **less)
+        return ab.metric_of(name.removeprefix("-"), task, value, margin=float(margin), **less)
     except ValueError as error:
         if isinstance(error, GateError):
             raise
         raise SettingsError(f"'{text}' is no guardrail", where="--guard", fix="write METRIC=0.01") from None
 
 
-def _print(found: Look, language: str) -> None:
+def _print(found: Look, language: str, money: str) -> None:
     from meguri.record.experiment_words import experiment_sentence
 
     detail, report = found.test.detail, found.report
-    typer.echo(f"{experiment_sentence(report, 'ja' if language == 'ja' else 'en')}\n")
+    typer.echo(experiment_sentence(report, "ja" if language == "ja" else "en") + (f"\n{money}\n" if money else "\n"))
     readings = [report.primary, *(guard.reading for guard in report.guards)]
     states = [report.primary.decision, *(guard.state for guard in report.guards)]
     rows = [
-        (r.metric.name, r.value_a, r.value_b, r.estimate, r.low, r.high, r.units_a, r.units_b, state)
+        (
+            f"{r.metric.name}, {r.metric.unit}" if r.metric.unit else r.metric.name,
+            r.value_a,
+            r.value_b,
+            r.estimate,
+            r.low,
+            r.high,
+            r.units_a,
+            r.units_b,
+            state,
+        )
         for r, state in zip(readings, states, strict=True)
     ]
     columns = ["metric", "A", "B", "B - A", "low", "high", "units A", "units B", ""]

@@ -13,6 +13,7 @@ from meguri.loop import ab
 from meguri.loop.page import e, table, write_page
 from meguri.loop.plots import WIDE, colour, svg
 from meguri.loop.words import Words
+from meguri.loop.worth import ab_worth
 from meguri.record.experiment import Reading, Report
 from meguri.record.experiment_words import experiment_sentence
 
@@ -29,8 +30,10 @@ def write(path: Path, project: Project, test: Experiment, *, now: datetime, word
     moments = [began + (now - began) * (place / LOOKS) for place in range(1, LOOKS + 1)]
     reports = [ab.look(project, test, now=at).report for at in moments]
     last, title = reports[-1], words("t_ab", test=test.id)
+    money = ab_worth(project, test, last, now=now, words=words)
+    says = experiment_sentence(last, "ja" if words.language == "ja" else "en")
     sections = [
-        ("says", "", f"<p>{e(experiment_sentence(last, 'ja' if words.language == 'ja' else 'en'))}</p>"),
+        ("says", "", f"<p>{e(says)}</p>" + (f"<p>{e(money)}</p>" if money else "")),
         ("looks", words("ab_looks"), f"<figure>{_plot(moments, reports, words)}</figure><p>{e(words('ab_holds'))}</p>"),
         ("arms", words("ab_figures"), _figures(test, last, words)),
     ]
@@ -46,6 +49,8 @@ def _plot(moments: list[datetime], reports: list[Report], words: Words) -> str:
     last = shown[-1][1]
     alt = words("ab_alt", metric=last.metric.name, low=f"{last.low:.3g}", high=f"{last.high:.3g}")
     scale = 100 if last.metric.kind == "rate" else 1
+    unit = words("ab_money", unit=words.unit(last.metric.unit)) if last.metric.unit else ""
+    unit = words("ab_points") if scale == 100 else unit
 
     def draw(figure: Any, width: float) -> None:
         tall = figure.get_size_inches()[1]
@@ -55,7 +60,7 @@ def _plot(moments: list[datetime], reports: list[Report], words: Words) -> str:
         axes.fill_between(at, low, high, color=colour("blue"), alpha=0.25, linewidth=0)
         axes.plot(at, [scale * reading.estimate for _, reading in shown], color=colour("blue"), linewidth=1.8)
         axes.axhline(0, color=colour("red"), linewidth=1)
-        axes.set_title(words("ab_axis", metric=last.metric.name, unit=words("ab_points") if scale == 100 else ""))
+        axes.set_title(words("ab_axis", metric=last.metric.name, unit=unit))
         axes.grid(axis="y")
         dates, ticker = need("matplotlib.dates"), need("matplotlib.ticker")
         locator = dates.AutoDateLocator(minticks=2, maxticks=4 if width < WIDE else 8)
@@ -76,17 +81,18 @@ def _figures(test: Experiment, report: Report, words: Words) -> str:
         ("ab_state", False),
     ]
     readings = [(report.primary, report.primary.decision), *((guard.reading, guard.state) for guard in report.guards)]
-    rows = [_row(reading, words.name("state", state.replace(" ", "_"))) for reading, state in readings]
+    rows = [_row(reading, words.name("state", state.replace(" ", "_")), words) for reading, state in readings]
     head = [(words(key), number) for key, number in columns]
     about = words("ab_about", a=test.detail["champion"], b=test.detail["challenger"], began=test.detail["began"][:16])
     return f"{table(head, rows)}<p>{e(about)}</p>"
 
 
-def _row(reading: Reading, state: str) -> list[str]:
+def _row(reading: Reading, state: str, words: Words) -> list[str]:
     limits = f" ({reading.low:.4g} … {reading.high:.4g})" if math.isfinite(reading.low) else ""
     units = f"{reading.units_a:,} / {reading.units_b:,}"
+    of = words("ab_money", unit=words.unit(reading.metric.unit)) if reading.metric.unit else ""
     cells = (
-        reading.metric.name,
+        reading.metric.name + of,
         f"{reading.value_a:.4g}",
         f"{reading.value_b:.4g}",
         f"{reading.estimate:.4g}{limits}",

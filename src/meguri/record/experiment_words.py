@@ -6,6 +6,7 @@ import math
 from typing import Literal
 
 from meguri.base.errors import GateError
+from meguri.base.money import currency_unit
 from meguri.record.experiment import Guard, Metric, Reading, Report
 
 Language = Literal["en", "ja"]
@@ -140,5 +141,10 @@ def _number(metric: Metric, value: float, digits: int, *, down: bool = False) ->
 
 
 def _amount(metric: Metric, value: float, digits: int, english: bool, *, down: bool = False) -> str:
-    unit = ("points" if english else "ポイント") if metric.kind == "rate" else metric.unit
-    return _number(metric, value, digits, down=down) + (f" {unit}" if unit and english else unit)
+    number = _number(metric, value, digits, down=down)
+    if metric.kind == "rate":
+        return f"{number} points" if english else f"{number}ポイント"
+    unit = currency_unit(metric.unit, "en" if english else "ja")
+    if metric.name == "value":
+        return f"{number} {unit} per answer" if english else f"推論1件あたり{number}{unit}"
+    return f"{number} {unit}" if unit and english else number + unit
