@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
 
@@ -140,6 +141,26 @@ def test_a_server_that_crashes_in_the_middle_of_a_batch_has_none_of_it(
             assert ledger.joined(as_of=hour(1000))["label"].null_count() == 20
         assert ledger.write_predictions(table) == 20
         assert ledger.write_labels(labels) == LabelCounts(new=20)
+
+
+def test_a_server_that_hangs_is_given_up_for_and_nothing_is_doubled(server: PostgresServer) -> None:
+    table = some_predictions(3)
+    with closing(open_ledger(server.url, limit=1)) as ledger, closing(open_ledger(server.url)) as patient:
+        with server.hanging():
+            for _ in range(2):  # on the connection that there was, and for want of another
+                with pytest.raises(LedgerError, match="the ledger cannot be used"):
+                    ledger.write_predictions(table)
+            with ThreadPoolExecutor() as threads:
+                later = threads.submit(patient.write_predictions, table)  # what has no limit waits
+                busy = [threads.submit(ledger.made) for _ in range(2)]
+                for future in busy:
+                    with pytest.raises(LedgerError):
+                        future.result()
+                assert not later.done()
+                server.go_on()
+                later.result()
+        ledger.write_predictions(table)
+        assert ledger.made()["count"].to_list() == [3]
 
 
 def test_an_answer_that_was_lost_is_asked_for_again(server: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> None:
