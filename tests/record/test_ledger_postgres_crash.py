@@ -18,6 +18,7 @@ from record.ledger_writers import OPENER, PRUNER, WRITER, all_is_there, python
 from meguri.base.errors import LedgerError
 from meguri.record import ledger_postgres
 from meguri.record.ledger import Awaited, LabelCounts, open_ledger
+from meguri.record.ledger_postgres import PostgresLedger
 from meguri.testing.ledger_rows import hour, some_labels, some_predictions
 
 pytestmark = pytest.mark.slow
@@ -165,15 +166,19 @@ def test_a_server_that_hangs_is_given_up_for_and_nothing_is_doubled(server: Post
 
 def test_an_answer_that_was_lost_is_asked_for_again(server: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rows had arrived, which the caller is told by the count."""
-    real, lost = ledger_postgres._copy, []
+    real, lost = PostgresLedger._do, []
 
-    def loses(db: Any, into: str, rows: Any) -> None:
-        real(db, into, rows)
-        if not lost:
-            lost.append(db.close())
-            raise psycopg.OperationalError("the connection is lost")
+    def loses(self: PostgresLedger, work: Any) -> Any:
+        def once(db: Any) -> Any:
+            found = work(db)
+            if found == 3 and not lost:
+                lost.append(db.close())
+                raise psycopg.OperationalError("the connection is lost")
+            return found
 
-    monkeypatch.setattr(ledger_postgres, "_copy", loses)
+        return real(self, once)
+
+    monkeypatch.setattr(PostgresLedger, "_do", loses)
     with closing(open_ledger(server.url)) as ledger:
         assert ledger.write_predictions(some_predictions(3)) == 0
         assert ledger.joined(as_of=hour(1000)).height == 3
