@@ -193,7 +193,7 @@ def test_a_text_that_no_server_keeps_is_told_and_fails_nobody_else(server: Postg
             served.ask("POST", "/predict", row("".join(chr(dice.randrange(0x10000, 0x30000)) for _ in range(500))))[0]
             == 200
         )
-        status, answers = served.ask("POST", "/predict", [row(r"n\u0000"), row("other", carrier="\0")])
+        status, answers = served.ask("POST", "/predict", [row(r"n\u0000"), row("other")])
         assert (status, answers[0]["key"]) == (200, r"n\u0000")  # a backslash is none
         assert served.ask("GET", "/decisions/n%00")[0] == 404
         assert served.ledger.made()["count"].to_list() == [3]
