@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from meguri.base.clock import micros
 from meguri.data.contract import Contract
-from meguri.outlets.rest.rows import BadRowsError, Reader, Rows
+from meguri.outlets.rest.faults import BadRowsError
+from meguri.outlets.rest.rows import Reader, Rows
 
 NOW = datetime(2024, 3, 1, 12, tzinfo=UTC)
 COLUMNS = {
@@ -107,6 +108,53 @@ def test_each_fault_is_named() -> None:
     assert told([GOOD, 3]) == (422, [("/1", "a row is a JSON object")])
     assert told([]) == (422, [("", "there is no row in the body")])
     assert told([GOOD] * 3, most=2)[0] == 413
+
+
+def test_all_faults_of_all_rows_are_told_at_once_in_their_order() -> None:
+    rows = [
+        {**GOOD, "id": "o0", "small": 300, "a/b ~c": 1.5, "shop": [4], "code": 7},
+        GOOD,
+        {"id": "o2", "at": "soon", "code": "XX", "flag": 2, "small": None, "more": {"any": "thing"}},
+        {**GOOD, "id": "o3", "big": -1},
+    ]
+    assert told(rows) == (
+        422,
+        [
+            ("/0/code", "code: expected String, found 7"),
+            ("/0/small", "small: expected Int8, found 300"),
+            ("/0/shop", "'shop' is no single value"),
+            ("/0/a~1b ~0c", "a/b ~c: in_range(-1, 1, include_max=False)"),
+            ("/2/at", 'at: expected Datetime, found "soon"'),
+            ("/2/flag", "flag: expected Boolean, found 2"),
+            ("/2/shop", "'shop' is missing"),
+            ("/2/code", "code: notin(['XX'])"),
+            ("/2/small", "small: null"),
+            ("/3/big", "big: expected UInt64, found -1"),
+        ],
+    )
+
+
+def test_a_row_that_cannot_be_read_is_not_held_against_what_needs_it_whole() -> None:
+    columns = {name: COLUMNS[name] for name in ("id", "at", "small", "shop")}
+    sums = pa.Check(lambda data: data.lazyframe.select(pl.col("small") + pl.col("shop") < 100), error="too much")
+    schema = pa.DataFrameSchema(columns, checks=sums, unique=["small", "shop"], strict=True, name="Sum")
+    reader = Reader(Contract(schema, key="id", time="at", label=None))
+
+    def faults(*rows: dict[str, Any]) -> list[tuple[str, str, str | None]]:
+        with pytest.raises(BadRowsError) as error:
+            reader.read(json.dumps(rows).encode(), now=micros(NOW), most=100)
+        return [(fault.pointer, fault.what, fault.column) for fault in error.value.faults]
+
+    whole = {"id": "a", "small": 1, "shop": 2}
+    assert reader.read(json.dumps(whole).encode(), now=micros(NOW), most=100).values == {"small": [1], "shop": [2]}
+    assert faults(whole | {"shop": 99}) == [("/0/id", "too much", None)]
+    broken = {"id": "c", "small": "1", "x:y": 1}
+    assert faults(whole, whole | {"id": "b", "shop": 99}, broken) == [
+        ("/1/id", "too much", None),
+        ("/2/small", 'small: expected Int8, found "1"', "small"),
+        ("/2/shop", "'shop' is missing", "shop"),
+        ("/2/x:y", "'x:y' is not in the contract, which is strict", None),
+    ]
 
 
 @pytest.mark.parametrize(

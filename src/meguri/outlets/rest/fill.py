@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from meguri.base.errors import DataError, MeguriError
 from meguri.data.features import Features
 from meguri.data.online import Online, OnlineTable, open_online
+from meguri.outlets.rest.faults import Fault
 from meguri.outlets.rest.problems import ProblemError
-from meguri.outlets.rest.rows import Fault
 
 if TYPE_CHECKING:
     from meguri.data.contract import Contract

@@ -3,53 +3,64 @@
 from __future__ import annotations
 
 import json
-import logging
-import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import polars as pl
 
 from meguri.base.clock import moment
-from meguri.base.errors import LedgerError, MeguriError
+from meguri.base.errors import LedgerError, MeguriError, SettingsError
 from meguri.data import doors
+from meguri.outlets.rest.faults import Fault
 from meguri.outlets.rest.problems import ProblemError
-from meguri.outlets.rest.rows import Fault
 from meguri.record.ledger import Event
 
 if TYPE_CHECKING:
     from meguri.data.contract import Contract
     from meguri.record.ledger import Ledger
 
-log = logging.getLogger("meguri.rest")
-
-
+_A_TEXT = "a text without U+0000, which no ledger keeps"
 LONGEST = 500  # characters of a key
 
 
 def away(error: OSError) -> ProblemError:
     """What a client is told of a ledger that cannot be used; the reason, which may name servers, is for the log."""
-    log.error("the ledger cannot be used: %s", error.what if isinstance(error, LedgerError) else "it does not answer")
     what = "the ledger cannot be used now: ask again, and what is sent again counts once"
-    return ProblemError(503, what, headers={"retry-after": "1"})
+    problem = ProblemError(503, what, headers={"retry-after": "1"})
+    problem.__cause__ = error
+    return problem
 
 
-def objects(body: bytes, *, most: int) -> list[dict[str, Any]]:
+class Given(list[dict[str, Any]]):
+    """The JSON objects of a body; ``one`` says that it was a single one, whose places are named without a number."""
+
+    def __init__(self, found: Sequence[dict[str, Any]], *, one: bool) -> None:
+        super().__init__(found)
+        self.one = one
+
+    def fault(self, what: str, place: int, name: str) -> Fault:
+        """A fault of an object's value."""
+        return Fault(what, f"/{name}" if self.one else f"/{place}/{name}")
+
+
+def objects(body: bytes, *, most: int) -> Given:
     """The JSON objects of a body, one or an array of at most ``most``. Raises ProblemError."""
     try:
         given = json.loads(body, parse_constant=_refuse)
         json.dumps(given, ensure_ascii=False).encode()  # JSON can spell a lone surrogate, and no text has one
     except (ValueError, RecursionError) as error:  # a UnicodeEncodeError is a ValueError
-        raise ProblemError(400, f"the body is no JSON: {error}") from error
+        why = "nested too deep" if isinstance(error, RecursionError) else str(error)
+        raise ProblemError(400, f"the body is no JSON: {why}") from error
     found = given if isinstance(given, list) else [given]
     if not found or not all(isinstance(one, dict) for one in found):
         raise ProblemError(422, "the body is a JSON object, or an array of some")
     if len(found) > most:
         raise ProblemError(413, f"{len(found)} in one request, and {most} are allowed: send fewer")
-    texts = [text for one in found for text in one.values() if isinstance(text, str)]
-    keepable(body, [one["id"] for one in found if isinstance(one.get("id"), str)], texts)
-    return found
+    keepable(body, [one["id"] for one in found if isinstance(one.get("id"), str)])
+    return Given(found, one=found is not given)
 
 
 def keepable(body: bytes, keys: Sequence[str], texts: Iterable[str] = ()) -> None:
@@ -67,77 +78,106 @@ def _refuse(name: str) -> Any:
     raise ValueError(f"{name} is none: write null, or leave it out")
 
 
-def write_labels(
-    ledger: Ledger, contract: Contract, given: Sequence[Mapping[str, Any]], *, by: str, now: datetime
-) -> dict[str, int]:
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and "\0" not in value
+
+
+def _moment(one: Mapping[str, Any], name: str, now: datetime) -> datetime:
+    """A moment that an object names, or else now. Raises SettingsError."""
+    if name not in one:
+        return now
+    if not isinstance(one[name], str):
+        raise SettingsError(f"'{name}' is a date and time, as text")
+    return moment(one[name])
+
+
+def write_labels(ledger: Ledger, contract: Contract, given: Given, *, by: str, now: datetime) -> dict[str, int]:
     """Write labels by prediction id or else key, those that break the contract keep all out; how many were new, same …
 
     Raises ProblemError.
     """
-    faults, found = [], {"prediction_id": list[dict[str, Any]](), "key": list[dict[str, Any]]()}
+    faults: list[Fault] = []
+    # by what names them, and by the kind of their value, as a table has one in each column
+    found: dict[tuple[str, bool, bool], list[dict[str, Any]]] = {}
     for place, one in enumerate(given):
+        for text in ("prediction_id", "key", "source"):
+            if text in one and not _is_text(one[text]):
+                faults.append(given.fault(f"'{text}' is {_A_TEXT}", place, text))
         name = "prediction_id" if "prediction_id" in one else "key"
-        if not isinstance(one.get(name), str):
-            faults.append(Fault("a label names its prediction_id or key, a text", f"/{place}/{name}"))
-        if not isinstance(one.get("value"), bool | int | float | str):
-            faults.append(Fault("'value' is a number, a text, true or false", f"/{place}/value"))
+        if name not in one:
+            faults.append(given.fault("a label names its prediction_id or key", place, name))
+        elif name == "prediction_id" and isinstance(one[name], str) and not is_id(one[name]):
+            faults.append(given.fault("'prediction_id' is a UUID", place, name))
+        value = one.get("value")
+        if not (isinstance(value, bool | int | float) or _is_text(value)):
+            faults.append(given.fault("'value' is a number, a text, true or false", place, "value"))
+        elif isinstance(value, int | float) and not abs(value) <= sys.float_info.max:
+            faults.append(given.fault("'value' is larger than a number can be", place, "value"))
+        known = now
         try:
-            known = moment(str(one["known_at"])) if "known_at" in one else now
+            known = _moment(one, "known_at", now)
         except MeguriError as error:
-            faults.append(Fault(error.what, f"/{place}/known_at"))
-            continue
-        found[name].append(
-            {name: one.get(name), "value": one.get("value"), "known_at": known, "source": str(one.get("source", by))}
-        )
+            faults.append(given.fault(error.what, place, "known_at"))
+        source = one.get("source", by)
+        label = {"place": place, name: one.get(name), "value": value, "known_at": known, "source": source}
+        found.setdefault((name, isinstance(value, str), isinstance(value, bool)), []).append(label)
     if faults:
         raise ProblemError(422, "these are no labels", faults)
-    checked = []
-    for labels in found.values():
-        if labels:
-            value = pl.Series([one.pop("value") for one in labels], strict=False)
-            if value.null_count():
-                raise ProblemError(422, "a label's value is larger than a number can be")
-            table = pl.DataFrame(labels, schema_overrides={"known_at": pl.Datetime("us", "UTC")}).with_columns(
-                value=value
-            )
-            checked.append(_checked(table, contract))
+    good: dict[str, list[pl.DataFrame]] = {}
+    for (name, *_), labels in found.items():
+        table, bad = _checked(labels, contract, given)
+        good.setdefault(name, []).append(table)
+        faults += bad
+    if faults:
+        raise ProblemError(422, "the labels break the contract", faults)
     counts = {"new": 0, "same": 0, "corrected": 0, "unmatched": 0}
-    for table in checked:
+    for tables in good.values():
         try:
-            done = ledger.write_labels(table)
+            done = ledger.write_labels(pl.concat(tables).sort("place").drop("place"))
         except LedgerError as error:
-            if "no prediction id" in error.what:
-                raise ProblemError(422, error.what) from error
             raise away(error) from error
         counts = {what: count + getattr(done, what) for what, count in counts.items()}
     return counts
 
 
-def _checked(table: pl.DataFrame, contract: Contract) -> pl.DataFrame:
+def is_id(text: str) -> bool:
+    """Whether it is a prediction id."""
+    try:
+        return str(UUID(text)) == text.lower()
+    except ValueError:
+        return False
+
+
+def _checked(labels: list[dict[str, Any]], contract: Contract, given: Given) -> tuple[pl.DataFrame, list[Fault]]:
+    """Those labels that keep the contract, and what is wrong with the others."""
+    value = pl.Series([one.pop("value") for one in labels], strict=False)
+    if value.null_count():
+        places = [labels[n]["place"] for n in value.is_null().arg_true()]
+        return pl.DataFrame(), [given.fault("'value' is larger than a number can be", n, "value") for n in places]
+    table = pl.DataFrame(labels, schema_overrides={"known_at": pl.Datetime("us", "UTC")}).with_columns(value=value)
     try:
         checked = doors.labels(table, contract)
     except MeguriError as error:
-        raise ProblemError(422, error.what) from error
-    if checked.quarantined.height:
-        faults = [Fault(f"{row['value']}: {row['reason']}") for row in checked.quarantined.to_dicts()]
-        raise ProblemError(422, "the labels break the contract", faults)
-    return checked.rows
+        return pl.DataFrame(), [given.fault(error.what, one["place"], "value") for one in labels]
+    bad = table.filter(~pl.col("place").is_in(checked.rows["place"].implode()))["place"]
+    reasons = checked.quarantined["reason"]
+    return checked.rows, [given.fault(why, n, "value") for n, why in zip(bad, reasons, strict=True)]
 
 
-def write_events(ledger: Ledger, given: Sequence[Mapping[str, Any]], *, now: datetime) -> dict[str, int]:
+def write_events(ledger: Ledger, given: Given, *, now: datetime) -> dict[str, int]:
     """Write what units did; how many were new. Raises ProblemError."""
     events, faults = [], []
     for place, one in enumerate(given):
         for name in ("id", "unit", "kind"):
-            if not isinstance(one.get(name), str):
-                faults.append(Fault(f"'{name}' is a text", f"/{place}/{name}"))
+            if not _is_text(one.get(name)):
+                faults.append(given.fault(f"'{name}' is {_A_TEXT}", place, name))
         value = one.get("value", 1.0)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            faults.append(Fault("'value' is a finite number", f"/{place}/value"))
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
+            faults.append(given.fault("'value' is a finite number", place, "value"))
         try:
-            at = moment(str(one["at"])) if "at" in one else now
+            at = _moment(one, "at", now)
         except MeguriError as error:
-            faults.append(Fault(error.what, f"/{place}/at"))
+            faults.append(given.fault(error.what, place, "at"))
         if not faults:
             events.append(Event(one["id"], one["unit"], at, one["kind"], float(value)))
     if faults:

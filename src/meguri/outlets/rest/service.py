@@ -18,16 +18,17 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from meguri.base.clock import moment
-from meguri.base.errors import LedgerError, MeguriError
+from meguri.base.errors import LedgerError
 from meguri.base.ids import Ids
 from meguri.data import doors
 from meguri.outlets.rest import returns
 from meguri.outlets.rest.abstain import Abstain
+from meguri.outlets.rest.faults import BadRowsError
 from meguri.outlets.rest.fill import Filler
 from meguri.outlets.rest.live import Arm, Follower, Live
 from meguri.outlets.rest.metrics import Metrics
 from meguri.outlets.rest.problems import ProblemError
-from meguri.outlets.rest.rows import BadRowsError, Rows
+from meguri.outlets.rest.rows import Rows
 from meguri.outlets.rest.spool import Spool
 from meguri.outlets.rest.together import Together
 from meguri.outlets.rest.writer import Writer
@@ -255,7 +256,6 @@ class Service:
             await self._writer.put(answers)
         except LedgerError as error:
             self.metrics.refused(sum(len(one.ids) for one in answers))
-            log.error("answers refused, the ledger cannot be written: %s", error.what)
             what = "the answer could not be written down, and so is not given: ask again"
             raise ProblemError(503, what, headers={"retry-after": "1"}) from error
 
@@ -266,9 +266,9 @@ class Service:
             try:
                 served, _ = await self._ask(arm, self._read(arm, body, now), now)
                 await self._writer.put([served])
-            except (ProblemError, MeguriError) as error:
+            except Exception as error:  # whatever it is, the clients have their answers; its text may quote a row
                 self.metrics.shadow_lost()
-                log.warning("the shadow %s did not answer: %s", arm.release.id, error)
+                log.warning("the shadow %s did not answer: %s", arm.release.id, type(error).__name__, exc_info=error)
 
     # what waits for a person, and what comes back
 
@@ -282,8 +282,12 @@ class Service:
 
     async def decision(self, id: str) -> dict[str, Any]:
         """What became of an answer: waiting, or decided, by whom and when. Raises ProblemError."""
-        found = await self._looked(
-            lambda: [row for row in self._beside.find(id.replace("\0", "")).to_dicts() if row["prediction_id"] == id]
+        found = (
+            []
+            if not returns.is_id(id)
+            else await self._looked(
+                lambda: [row for row in self._beside.find(id).to_dicts() if row["prediction_id"] == id.lower()]
+            )
         )
         if not found:
             raise ProblemError(404, f"there is no prediction '{id[:80]}'")
