@@ -48,8 +48,7 @@ def serve(
         kept.make(file)
     if file is not None:
         kept.read(file)
-    if (certificate is None) != (key is None):
-        raise SettingsError("TLS needs both --certificate and --key", where="meguri serve", fix="give both, or neither")
+    server.check(host, port, certificate, key)
     options = service.Options(
         ledger=opened.ledger_url,
         releases=str(opened.outputs / "releases"),
