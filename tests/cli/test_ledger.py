@@ -92,13 +92,17 @@ def test_it_counts_first_and_deletes_when_it_is_told_to(ledger: Ledger, call: Ca
 
 
 def test_what_a_test_that_runs_counts_is_kept(ledger: Ledger, call: Call) -> None:
-    ledger.write_experiment(Experiment("t1", hour(3), "rest", "running"))
-    with pytest.raises(LedgerError, match="still runs") as caught:
+    detail = {"challenger": "r2", "began": hour(3).isoformat()}
+    ledger.write_experiment(Experiment("t1", hour(3), "rest", "running", detail))
+    with pytest.raises(LedgerError, match="reads from 2013-04-01 03:00") as caught:
         call("--before", BEFORE, "--yes")
     assert "meguri ab stop" in str(caught.value.fix)
     assert len(keys(ledger)) == 6
     call("--before", hour(3).isoformat(), "--yes")
-    ledger.write_experiment(Experiment("t1", hour(3), "rest", "stopped"))
+    ledger.write_experiment(Experiment("t1", hour(3), "rest", "running", {**detail, "before": "2h"}))
+    with pytest.raises(LedgerError, match="reads from 2013-04-01 01:00"):
+        call("--before", hour(3).isoformat(), "--yes")
+    ledger.write_experiment(Experiment("t1", hour(3), "rest", "stopped", detail))
     call("--before", BEFORE, "--yes")
     assert keys(ledger) == ["k1", "k3", "k4", "k5"]
 

@@ -70,8 +70,8 @@ def test_wrong_files_are_refused_before_anything_listens(served: Served) -> None
             (served.root / "none.pem", key, "the certificate cannot be read: No such file"),
             (made, served.root / "none.key", "the key cannot be read: No such file"),
             (text, key, "no PEM that TLS can use"),
-            (made, text, "anyone may read the key"),
-            (made, open_key, "anyone may read the key"),
+            (made, text, "others may read the key"),
+            (made, open_key, "others may read the key"),
             (made, other, "the key is not the certificate's"),
             (made, locked, "the key asks for a passphrase"),
         ):

@@ -14,7 +14,7 @@ from meguri.cli import show
 from meguri.cli.releases import open_project
 
 if TYPE_CHECKING:
-    from meguri.record.ledger import Ledger
+    from meguri.loop.project import Project
 
 
 def add_to(app: typer.Typer) -> None:
@@ -41,7 +41,7 @@ def prune(
     opened = open_project(project)
     at = _moment(before, clock.now() if now is None else clock.moment(now))
     ledger = opened.ledger
-    _no_test(ledger, at)
+    _no_test(opened, at)
     old = ledger.old(at)
     going = old.predictions if unlabelled else old.predictions - old.awaited
     deleted = ledger.prune(at, awaited=unlabelled) if yes else None
@@ -81,10 +81,15 @@ def _moment(text: str, now: datetime) -> datetime:
     return at
 
 
-def _no_test(ledger: Ledger, at: datetime) -> None:
-    """Raise LedgerError where an A/B test that runs would lose what it counts."""
-    for test in ledger.experiments():
-        if test.status == "running" and test.at < at:
-            what = f"the A/B test of {test.at:%Y-%m-%d %H:%M} in '{test.outlet}' still runs, and reads from then on"
-            fix = f"end it first (meguri ab stop), or prune before {test.at:%Y-%m-%d}"
+def _no_test(project: Project, at: datetime) -> None:
+    """Raise LedgerError where an A/B test that runs would lose what it reads."""
+    from meguri.loop import ab
+
+    for test in project.ledger.experiments():
+        if test.status != "running":
+            continue
+        since = (ab.known_before(project, test) or (test.at,))[0]
+        if since < at:
+            what = f"the A/B test of {test.at:%Y-%m-%d %H:%M} in '{test.outlet}' reads from {since:%Y-%m-%d %H:%M} on"
+            fix = f"end it first (meguri ab stop), or prune before {since:%Y-%m-%d}"
             raise LedgerError(what, where="meguri ledger prune", fix=fix)

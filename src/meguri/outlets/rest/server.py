@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from meguri.base.errors import OutletError, SettingsError
 from meguri.base.extras import need
 from meguri.outlets.rest.app import ENVIRONMENT, make
+from meguri.outlets.rest.tokens import private
 
 if TYPE_CHECKING:
     from meguri.outlets.rest.service import Options
@@ -98,8 +99,8 @@ def _prove(certificate: Path, key: Path) -> None:
         except OSError as error:
             what = f"the {'key' if file is key else 'certificate'} cannot be read: {error.strerror}"
             raise SettingsError(what, where=file, fix="see its path and its mode") from error
-    if os.name == "posix" and key.stat().st_mode & 0o007:
-        raise SettingsError("anyone may read the key", where=key, fix=f"chmod 600 {key}")
+    if not private(key):
+        raise SettingsError("others may read the key", where=key, fix=f"chmod 600 {key}")
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, ask)
     except ssl.SSLError as error:
