@@ -67,7 +67,7 @@ def keys(ledger: Ledger) -> list[Any]:
 def test_it_counts_first_and_deletes_when_it_is_told_to(ledger: Ledger, call: Call, root: Path) -> None:
     said = " ".join(call("--before", BEFORE).split())
     assert "to delete, from before" in said
-    assert "predictions 2 labels 2 events 5 1 predictions have no label yet and stay" in said.replace("─", "")
+    assert "predictions 2 labels 2 events 5 1 predictions have no label yet and stay" in said
     assert "nothing was deleted: --yes does it" in said
     assert keys(ledger) == ["k0", "k1", "k2", "k3", "k4", "k5"]
     done = json.loads(call("--before", "95h", "--yes", "--json"))

@@ -50,9 +50,8 @@ def prune(
         staying = 0 if unlabelled else old.awaited
         show.dump({"before": at, **counts, "unlabelled stay": staying, "deleted": yes})
         return
-    title = f"{'deleted' if yes else 'to delete'}, from before {at:%Y-%m-%d %H:%M} UTC"
-    rows = [("predictions", going if deleted is None else deleted), ("labels", old.labels), ("events", old.events)]
-    show.table(title, ["of", "rows"], rows)
+    typer.echo(f"{'deleted' if yes else 'to delete'}, from before {at:%Y-%m-%d %H:%M} UTC:")
+    show.facts({"predictions": going if deleted is None else deleted, "labels": old.labels, "events": old.events})
     if old.awaited and not unlabelled:
         typer.echo(f"{old.awaited} predictions have no label yet and stay; --unlabelled takes them as well")
     if not yes:
