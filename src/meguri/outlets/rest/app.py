@@ -233,12 +233,13 @@ def _log(problem: ProblemError, path: str, request: bytes, error: Exception | No
     columns = sorted({fault.column for fault in problem.faults if fault.column})
     fields = {"request": request.decode(), "path": path, "status": problem.status}
     what = problem.detail if problem.status >= 500 else HTTPStatus(problem.status).phrase
-    if isinstance(cause, LedgerError):
-        what = f"{what} ({cause.what})"
+    if isinstance(cause, OSError):  # a ledger's
+        what = f"{what} ({cause.what if isinstance(cause, LedgerError) else 'it does not answer'})"
     log.log(level, "%s", what, exc_info=error, extra=fields | ({"columns": columns} if columns else {}))
 
 
 def make() -> App:
     """The application of a worker, by the options in its environment."""
     logs.begin()
+    logging.captureWarnings(True)
     return App(Options(**json.loads(os.environ[ENVIRONMENT])))

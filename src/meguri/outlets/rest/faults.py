@@ -16,7 +16,7 @@ from meguri.data import reasons
 from meguri.data.contract import Contract
 from meguri.data.spec import Field
 
-_NO_TEXT = re.compile("[\x00\ud800-\udfff]")  # JSON can spell a lone surrogate; no ledger keeps U+0000
+_NO_TEXT = re.compile("[\ud800-\udfff]")  # JSON can spell a lone surrogate, and no text has one
 
 
 @dataclass(frozen=True)

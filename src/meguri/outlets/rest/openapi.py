@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from meguri.base.files import read_json
+from meguri.outlets.rest.returns import LONGEST
 
 if TYPE_CHECKING:
     from meguri.data.contract import Contract
@@ -64,7 +65,7 @@ def describe(release: Release, filled: Collection[str] = (), *, tokens: bool = T
     events = {
         "type": "object",
         "properties": {
-            "id": text,
+            "id": {**text, "maxLength": LONGEST},
             "unit": text,
             "kind": text,
             "at": {"type": "string", "format": "date-time"},
@@ -165,6 +166,10 @@ def _row(contract: Contract, filled: Collection[str]) -> dict[str, Any]:
         "properties": {field.name: _field(field) for field in fields},
         "required": needed,
     }
+    for name in {*contract.key, *filter(None, [contract.group])}:
+        column = row["properties"][name]
+        if column["type"] == "string" and not column.keys() & {"pattern", "enum", "const"}:
+            column |= {"pattern": _TEXT} | ({"maxLength": LONGEST} if name in contract.key else {})
     time = row["properties"][contract.time]
     if "anyOf" not in time:
         time |= {"anyOf": [{key: time.pop(key) for key in ("type", "format")}, {"type": "null"}]}
@@ -245,8 +250,6 @@ def _field(field: Field) -> dict[str, Any]:
                 found["pattern"] = args["pattern"]
             case _:
                 words.append(f"{rule}.")
-    if field.type == "String" and not found.keys() & {"pattern", "enum", "const"}:
-        found["pattern"] = _TEXT
     if field.coerce and field.type != "Boolean":
         found["type"] = sorted({"string", "number", found["type"]})
     if field.nullable and "format" in found:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -23,18 +22,16 @@ if TYPE_CHECKING:
     from meguri.data.contract import Contract
     from meguri.record.ledger import Ledger
 
-log = logging.getLogger("meguri.rest")
+_A_TEXT = "a text without U+0000, which no ledger keeps"
 LONGEST = 500  # characters of a key
 
 
 def away(error: OSError) -> ProblemError:
     """What a client is told of a ledger that cannot be used; the reason, which may name servers, is for the log."""
-    log.error("the ledger cannot be used: %s", error.what if isinstance(error, LedgerError) else "it does not answer")
     what = "the ledger cannot be used now: ask again, and what is sent again counts once"
-    return ProblemError(503, what, headers={"retry-after": "1"})
-
-
-_A_TEXT = "a text without U+0000, which no ledger keeps"
+    problem = ProblemError(503, what, headers={"retry-after": "1"})
+    problem.__cause__ = error
+    return problem
 
 
 class Given(list[dict[str, Any]]):
@@ -62,13 +59,19 @@ def objects(body: bytes, *, most: int) -> Given:
         raise ProblemError(422, "the body is a JSON object, or an array of some")
     if len(found) > most:
         raise ProblemError(413, f"{len(found)} in one request, and {most} are allowed: send fewer")
+    keepable(body, [one["id"] for one in found if isinstance(one.get("id"), str)])
     return Given(found, one=found is not given)
 
 
-def short(body: bytes, keys: Sequence[str]) -> None:
-    """Raise ProblemError for a key that is too long for PostgreSQL's index of keys; on any ledger, as it may move there."""
+def keepable(body: bytes, keys: Sequence[str], texts: Iterable[str] = ()) -> None:
+    """Raise ProblemError for a text that PostgreSQL cannot keep, or for a key that it cannot keep an index of.
+
+    On any ledger: what came at the same time is kept together with it, or not at all.
+    """
     if len(body) > LONGEST and any(len(key) > LONGEST for key in keys):
         raise ProblemError(422, f"a key is longer than the {LONGEST} characters that are allowed")
+    if b"\\u0000" in body and any("\0" in text for text in (*keys, *texts)):
+        raise ProblemError(422, "a text has the character NUL (\\u0000), which a ledger cannot keep: leave it out")
 
 
 def _refuse(name: str) -> Any:
@@ -168,8 +171,6 @@ def write_events(ledger: Ledger, given: Given, *, now: datetime) -> dict[str, in
         for name in ("id", "unit", "kind"):
             if not _is_text(one.get(name)):
                 faults.append(given.fault(f"'{name}' is {_A_TEXT}", place, name))
-            elif name == "id" and len(one[name]) > LONGEST:
-                faults.append(given.fault(f"'id' is longer than {LONGEST} characters", place, name))
         value = one.get("value", 1.0)
         if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
             faults.append(given.fault("'value' is a finite number", place, "value"))

@@ -177,7 +177,7 @@ class Service:
         if self._writer is None or self._writer.waiting >= self.options.waiting:
             raise ProblemError(503, "too many requests wait for the ledger: ask again", headers={"retry-after": "1"})
         rows = self._read(live.champion, body, now)
-        returns.short(body, rows.keys)
+        returns.keepable(body, rows.keys, rows.units)
         replies: list[Any] = [None] * len(rows)
         answers: list[Served] = []
         for arm, places, some in self._split(live, rows, body, now):
