@@ -28,6 +28,7 @@ EXTRAS = {
     "optuna": "search",
     "pandas": "data",
     "pandera": "data",
+    "polars": "data",
     "prometheus_client": "serve",
     "psycopg": "postgres",
     "pyarrow": "data",

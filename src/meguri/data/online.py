@@ -18,7 +18,7 @@ from meguri.base.redact import redact
 from meguri.data.build import call, latest
 from meguri.data.features import Features, entities, functions, needs, recorded
 from meguri.data.sources import Sources
-from meguri.data.spec import TYPES
+from meguri.data.spec_polars import TYPES
 
 ONLINE = {
     "sqlite": "meguri.data.online_sql:SqliteTable",

@@ -22,6 +22,7 @@ from meguri.base.errors import ContractError, SettingsError
 from meguri.base.extras import need
 from meguri.data.contract import Contract
 from meguri.data.spec import Field, Rule
+from meguri.data.spec_polars import asks
 
 KNOWN = 10_000  # texts of a column whose check is remembered
 _BOUNDS = {"ge": "min_value", "gt": "min_value", "le": "max_value", "lt": "max_value"}
@@ -253,7 +254,7 @@ def _texts(field: Field, rules: Sequence[Rule]) -> Callable[[Any], bool]:
         found = known.get(value)
         if found is None:
             table = pl.DataFrame({field.name: pl.Series([value], dtype=field.dtype)})
-            found = bool(table.select(pl.all_horizontal(rule.asks(field.name, field.type) for rule in rules)).item())
+            found = bool(table.select(pl.all_horizontal(asks(rule, field) for rule in rules)).item())
             if len(known) < KNOWN:
                 known[value] = found
         return found
