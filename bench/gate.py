@@ -21,11 +21,13 @@ for threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS")
 import numpy as np  # noqa: E402
 import polars as pl  # noqa: E402
 
+from meguri import Value  # noqa: E402
 from meguri.record.budget import Budget  # noqa: E402
 from meguri.record.evaluation import Evaluation  # noqa: E402
 from meguri.record.gate import judge  # noqa: E402
 
 ALPHA = 0.05
+FRAUD = Value("JPY", {True: {True: 120, False: -5}, False: {True: -200, False: 0}})
 START = datetime(2013, 1, 1, tzinfo=UTC)
 Draw = Callable[[np.random.Generator, int], np.ndarray]
 
@@ -152,6 +154,20 @@ def rare_errors(world: World, share: float) -> Iterator[tuple[Evaluation, Evalua
         yield Evaluation({}, wrong, "binary"), Evaluation({}, rows, "binary")
 
 
+def dear_misses(world: World, missed: float, alarms: float) -> Iterator[tuple[Evaluation, Evaluation]]:
+    """The challenger spares cheap false alarms on many rows and misses dear cases on very few, which most test sets hide."""
+    rng = np.random.default_rng(5)
+    while True:
+        _, moments = world.times(rng)
+        n = len(moments)
+        label = rng.random(n) < 0.05
+        alarm = ~label & (rng.random(n) < alarms / 0.95)
+        miss = label & (rng.random(n) < missed / 0.05)
+        rows = world.frame(moments).with_columns(label=pl.Series(label), score=pl.lit(0.5))
+        new, old = (rows.with_columns(answer=pl.Series(answer)) for answer in (label & ~miss, label | alarm))
+        yield Evaluation({}, new, "binary", value=FRAUD), Evaluation({}, old, "binary", value=FRAUD)
+
+
 def rankings(world: World, noise: float, rng: np.random.Generator) -> Iterator[tuple[Evaluation, Evaluation]]:
     """Binary labels; the challenger's score is noisier by day and by row, so its AUC is lower."""
     while True:
@@ -217,6 +233,9 @@ def main(repeats: int) -> int:
     for name, world in worlds.items():
         good &= false_pass(name, repeats, differences(world, -margin), metric="mae", margin=margin)
     good &= false_pass("accuracy, rare errors", repeats, rare_errors(World(30), 0.005), metric="accuracy", margin=0.005)
+    for missed, alarms in ((0.005, 0.0), (0.003, 0.1), (0.01, 0.3)):
+        name, lost = f"value, misses {missed:g}, alarms {alarms:g}", 320 * missed - 5 * alarms
+        good &= false_pass(name, repeats, dear_misses(World(30), missed, alarms), metric="value", margin=lost)
     noisy = rankings(World(20, 40), 0.6, np.random.default_rng(4))
     good &= false_pass("AUC, day effect", repeats, noisy, metric="auc", margin=auc_loss(0.6))
     good &= spent_budget(repeats // 4, alone, margin, 4)

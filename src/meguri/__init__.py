@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from meguri.data.contract import Contract as Contract
     from meguri.data.dataset import Dataset as Dataset
     from meguri.data.features import Events as Events
+    from meguri.data.value import Value as Value
     from meguri.loop.main import main as main
     from meguri.loop.project import Project as Project
     from meguri.loop.search import Choice as Choice
@@ -35,6 +36,7 @@ _HOMES = {
     "Release": "record.release",
     "Section": "loop.settings",
     "Settings": "loop.settings",
+    "Value": "data.value",
     "main": "loop.main",
     "search": "loop.search",
 }

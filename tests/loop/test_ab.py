@@ -18,13 +18,17 @@ from record.releases import build, fit, prepared
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
+from meguri import Value
 from meguri.base.errors import GateError
 from meguri.base.ids import prediction_ids
-from meguri.loop import ab, tick
+from meguri.loop import ab, ab_page, tick
 from meguri.loop.project import Project
+from meguri.loop.words import Words
+from meguri.loop.worth import ab_worth
 from meguri.record import rollout
 from meguri.record.experiment import Plan
-from meguri.record.ledger import Event
+from meguri.record.experiment_words import experiment_sentence
+from meguri.record.ledger import Event, TurnRecord
 from meguri.record.served import Served, pack
 
 NOW = START + timedelta(days=5)
@@ -134,6 +138,46 @@ def test_metrics_of_labels(project: Project) -> None:
     assert not ab.metric_of("log_loss", "binary").higher_is_better
 
 
+def test_money(project: Project) -> None:
+    """Seven of ten answers are right in A, eight in B; a right one earns 100, a wrong one costs 60."""
+    import polars as pl
+
+    value = Value("JPY", {a: {y: 100 if a == y else -60 for y in (True, False)} for a in (True, False)}, abstained=-7)
+    project.contract.value = value
+    assert ab.metric_of("event:buy:sum", "binary", value).unit == "JPY"
+    assert ab.metric_of("event:buy", "binary", value).unit == ab.metric_of("event:buy:sum", "binary").unit == ""
+    test = ab.start(
+        project, "b", metric=ab.metric_of("value", "binary", value), at=START,
+        share=0.5, plan=PLAN, promote=False, outlet="rest", why="try", by="ann",
+    )  # fmt: skip
+    served(project, 2000, {"a": 0.0, "b": 0.0})
+    labels = {f"{arm}{n}": n % 10 < right for arm, right in (("champion", 7), ("challenger", 8)) for n in range(2000)}
+    known = pl.DataFrame({"key": list(labels), "value": list(labels.values())})
+    project.ledger.write_labels(
+        known.with_columns(known_at=pl.lit(NOW).cast(pl.Datetime("us", "UTC")), source=pl.lit("time"))
+    )
+    report = ab.look(project, test, now=NOW).report
+    assert (report.primary.value_a, report.primary.value_b) == (pytest.approx(52), pytest.approx(68))
+    assert (report.decision, report.primary.metric.higher_is_better) == ("better", True)
+    said = experiment_sentence(report)
+    assert said.startswith("B is better by 16 JPY per answer, between ")
+    assert experiment_sentence(report, "ja").startswith("BはAより推論1件あたり16円良い(")
+    turn = TurnRecord("b", START, "by hand", "done", "pass", "b", 7200.0)
+    project.ledger.write_turn(turn)
+    settings = project.root / "hydra/default.yaml"
+    settings.write_text(settings.read_text() + "costs: {training: 30, serving: 5}\n")
+    low, high = (f"{limit * 4000:,.0f}" for limit in (report.primary.low, report.primary.high))
+    assert ab_worth(project, test, report, now=NOW, words=Words("en")) == (
+        f"about 64,000 JPY more at the 4,000 answers of the last 30 days (between {low} JPY and {high} JPY); "
+        "serving them cost 20 JPY; training cost 60 JPY (2 h 0 min)"
+    )
+    assert "約 64,000 円の増加" in ab_worth(project, test, report, now=NOW, words=Words("ja"))
+    ab_page.write(project.root / "page.html", project, test, now=NOW, words=Words("ja"))
+    page = (project.root / "page.html").read_text(encoding="utf-8")
+    assert "value の B − A(円)" in page
+    assert "約 64,000 円の増加" in page
+
+
 def test_a_tick_does_what_is_sure_and_a_person_may_end_it(project: Project) -> None:
     test = begun(project)
     served(project, 3000, {"a": 0.16, "b": 0.10})
@@ -186,6 +230,6 @@ def test_what_cannot_be_tested(project: Project) -> None:
     begun(project)
     with pytest.raises(GateError, match="runs in 'rest'"):
         begun(project)
-    for wrong in ("clicks", "event:", "event:buy:most", "auc", "rmse"):
+    for wrong in ("clicks", "event:", "event:buy:most", "auc", "rmse", "value"):
         with pytest.raises(GateError, match="no metric"):
             ab.metric_of(wrong, "binary")

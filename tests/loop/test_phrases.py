@@ -21,7 +21,7 @@ from meguri.loop.trigger import TRIGGERS, Trigger
 from meguri.loop.words import Words
 from meguri.record.metrics import METRICS
 
-ABBREVIATIONS = ("AUC", "MAE", "RMSE", "PSI")
+ABBREVIATIONS = ("AUC", "MAE", "RMSE", "PSI", "EUR")
 GIVEN = ("origin=a; b", "origin=JFK", "airport", "origin", "wind", "k00000", "'a'", "'b'", "'a+'", "'x and y'")
 
 Said = dict[phrases.Kind, list[str]]
@@ -123,6 +123,13 @@ def test_each_trigger_check_and_metric_was_asked(asked: list[tuple[Trigger | Non
             "1e-05 worse than the champion on 30 rows",
             "許容幅を超える悪化を確認：RMSE は 60 行の比較で現行モデルより 2 悪い、"
             "a; b=c の AUC は 30 行の比較で現行モデルより 1e-05 悪い",
+        ),
+        (
+            "verdict",
+            "value per answer is 1.93 JPY better than the champion on 12,266 rows, with 95 % confidence at most 0.4 JPY worse, "
+            "where 1,200 JPY is accepted",
+            "12,266 行の比較で、推論あたりの価値は現行モデルより 1.93 円良い"
+            "（信頼水準 95% で悪化は最大でも 0.4 円、許容幅は 1,200 円）",
         ),
         ("quarantine", "hour: in_range(0, 23)", "hour が 0～23 の範囲外"),
         ("quarantine", "temp: null; a: b: gt('2013-01-01')", "temp が欠損、a: b が '2013-01-01' 以前"),

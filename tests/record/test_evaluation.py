@@ -26,6 +26,7 @@ class Contract:
     label: str | None = "late"
     time: str = "at"
     group: str | None = None
+    value: Any = None
 
     def key_of(self, table: pl.DataFrame) -> pl.Series:
         return table["id"].cast(pl.String)

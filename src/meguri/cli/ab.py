@@ -17,8 +17,10 @@ from meguri.cli.releases import Why, open_project, who
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from meguri.data.value import Value
     from meguri.loop.ab import Look
     from meguri.loop.project import Project
+    from meguri.record.experiment import Metric
     from meguri.record.ledger import Experiment
 
 Outlet = Annotated[str, typer.Option("--outlet", help="The outlet.")]
@@ -72,14 +74,14 @@ def start(
     from meguri.record.experiment import Plan
 
     opened = open_project(project)
-    task = opened.contract.task
+    task, value = opened.contract.task, opened.contract.value
     more: dict[str, Any] = {"minimum_effect": minimum} | ({"higher_is_better": False} if lower else {})
-    guards = [_guard(text, task) for text in guard or []]
+    guards = [_guard(text, task, value) for text in guard or []]
     made = ab.start(
         opened,
         challenger,
         share=share,
-        metric=ab.metric_of(metric, task, **more),
+        metric=ab.metric_of(metric, task, value, **more),
         guards=guards,
         plan=Plan(alpha=alpha, expected=expected),
         promote=promote,
@@ -120,7 +122,10 @@ def status(
         told = {"test": found.test.id, "status": found.test.status, "ended": found.ended, "before": window}
         show.dump({**told, "columns": test.detail.get("columns", []), **found.report.to_dict()})
     else:
-        _print(found, window, lang)
+        from meguri.loop.words import Words
+        from meguri.loop.worth import ab_worth
+
+        _print(found, window, lang, ab_worth(opened, test, found.report, now=at, words=Words(lang)))
 
 
 def stop(
@@ -157,37 +162,42 @@ def _test(project: Project, outlet: str) -> Experiment:
     return found[-1]
 
 
-def _guard(text: str, task: str) -> Any:
+def _guard(text: str, task: str, value: Value | None) -> Any:
     from meguri.loop import ab
 
     name, _, margin = text.rpartition("=")
     try:
         less = {"higher_is_better": False} if name.startswith("-") else {}
-        return ab.metric_of(name.removeprefix("-"), task, margin=float(margin), **less)
+        return ab.metric_of(name.removeprefix("-"), task, value, margin=float(margin), **less)
     except ValueError as error:
         if isinstance(error, GateError):
             raise
         raise SettingsError(f"'{text}' is no guardrail", where="--guard", fix="write METRIC=0.01") from None
 
 
-def _print(found: Look, window: tuple[datetime, datetime] | None, language: str) -> None:
+def _named(metric: Metric) -> str:
+    return f"{metric.name}, {metric.unit}" if metric.unit else metric.name
+
+
+def _print(found: Look, window: tuple[datetime, datetime] | None, language: str, money: str) -> None:
     from meguri.loop.ab_page import narrowed
     from meguri.loop.words import Words
     from meguri.record.experiment_words import experiment_sentence
 
     detail, report, words = found.test.detail, found.report, Words(language)
-    typer.echo(f"{experiment_sentence(report, 'ja' if language == 'ja' else 'en')}\n")
+    said = experiment_sentence(report, "ja" if language == "ja" else "en")
+    typer.echo(f"{said}\n{money}\n" if money else f"{said}\n")
     limits = [limit if math.isfinite(limit) else None for limit in (report.primary.low, report.primary.high)]
     r = report.primary
     show.table(
         f"test {found.test.id} ({'ended' if found.ended else found.test.status})",
         ["metric", "A", "B", "B - A", "low", "high", "units A", "units B", ""],
-        [(r.metric.name, r.value_a, r.value_b, r.estimate, *limits, r.units_a, r.units_b, r.decision)],
+        [(_named(r.metric), r.value_a, r.value_b, r.estimate, *limits, r.units_a, r.units_b, r.decision)],
     )
     if report.guards:
         rows = [
             (
-                guard.reading.metric.name,
+                _named(guard.reading.metric),
                 guard.reading.value_a,
                 guard.reading.value_b,
                 *(limit if math.isfinite(limit) else None for limit in (guard.loses_at_least, guard.loses_at_most)),

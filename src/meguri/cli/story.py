@@ -63,12 +63,13 @@ def tell(summary: dict[str, Any], report: Path, here: Path) -> None:
     ]
     show.table("turns of the loop", ["at", "reason", "verdict", "release", "seconds"], turns)
     names = [name for name, value in summary.items() if isinstance(value, dict) and "months" in value]
-    metrics = [m for m in ("auc", "log_loss", "accuracy", "mae", "rmse") if m in summary["loop"]]
+    metrics = [m for m in ("value", "auc", "log_loss", "accuracy", "mae", "rmse") if m in summary["loop"]]
     lines = [
         (n, *(summary[n].get(m) for m in metrics), summary[n]["turns"], summary[n]["releases"], summary[n]["seconds"])
         for n in names
     ]
-    show.table("live metrics, and what they cost", ["policy", *metrics, "turns", "releases", "seconds of turns"], lines)
+    heads = [f"value, {summary['currency']}" if m == "value" else m for m in metrics]
+    show.table("live metrics, and what they cost", ["policy", *heads, "turns", "releases", "seconds of turns"], lines)
     quarantined = sum(summary["quarantined"].values())
     typer.echo(
         f"{summary['predictions']} predictions, {summary['labels']} with their label; {quarantined} rows quarantined"

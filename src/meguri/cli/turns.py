@@ -194,6 +194,12 @@ def _turn_line(record: TurnRecord) -> str:
     verdict = record.detail.get("verdict") or {}
     because = f" ({verdict['reason']})" if verdict.get("reason") else ""
     released = f"release {record.release} is live" if record.release else "nothing was released"
+    if record.detail.get("worth"):
+        from meguri.loop import worth
+        from meguri.loop.words import Words
+
+        money = worth.told(record.detail["worth"], Words("en"))
+        because += f"\n  money: {money}" if money else ""
     odd = "".join(f"\n  worth a look: {finding}" for finding in record.detail.get("findings", []))
     return f"run {record.id}: {record.reason}\n  verdict: {record.verdict or 'none'}{because}\n  {released}; {record.seconds or 0:.1f} s{odd}"
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from meguri.base.clock import duration, moment, spell
 from meguri.base.errors import ContractError
 from meguri.data.spec import Field, Rule, Schema
+from meguri.data.value import Value
 
 if TYPE_CHECKING:
     import polars as pl
@@ -33,6 +34,7 @@ class Contract:
 
     ``key`` names a row, ``time`` is when it is known, ``label`` is what is predicted and may be expected
     ``label_after`` its time, ``group`` holds rows that belong together. ``features`` are by default all other columns.
+    ``value`` says what a right and a wrong answer is worth in money.
 
     Columns keep the model's types, with times in UTC (microseconds) and categories as text. NaN is read as null.
     Raises ContractError when a name is wrong or a part of the model has no meaning here.
@@ -49,6 +51,7 @@ class Contract:
         group: str | None = None,
         features: Sequence[str] | None = None,
         task: Task = "binary",
+        value: Value | None = None,
     ) -> None:
         from meguri.data.schema import read
 
@@ -61,6 +64,7 @@ class Contract:
             group=group,
             features=None if features is None else tuple(features),
             task=task,
+            value=value,
         )
 
     def _take(
@@ -74,10 +78,12 @@ class Contract:
         group: str | None,
         features: tuple[str, ...] | None,
         task: Task,
+        value: Value | None,
     ) -> None:
         self.name = schema.name
         self.key, self.time, self.label, self.label_after, self.group = key, time, label, label_after, group
         self.task: Task = task
+        self.value = value
         fields = {field.name: field for field in schema.fields}
         roles = {*key, time, label, group}
         self.features = tuple(name for name in fields if name not in roles) if features is None else features
@@ -115,7 +121,11 @@ class Contract:
         floats = [name for name in self.key if fields[name].is_float]
         if floats:
             raise self._wrong(f"key='{floats[0]}' is a float, and floats do not compare well", "use integers or text")
+        if self.value is not None and not isinstance(self.value, Value):
+            raise self._wrong(f"value is {self.value!r}", 'write value=Value("JPY", …), from meguri')
         if self.label is None:
+            if self.value is not None:
+                raise self._wrong("value says what answers are worth, and there is no label", "name the label, too")
             return
         label = fields[self.label]
         if self.label in (*self.key, self.time, self.group):
@@ -126,6 +136,9 @@ class Contract:
             raise self._wrong(f"the label '{self.label}' has a default", "take it away: an unknown label is awaited")
         if self.task == "regression" and not label.is_number:
             raise self._wrong(f"the label '{self.label}' is {label.type}, and the task is regression", "use a number")
+        if self.value is not None:
+            allowed = next((rule.args["allowed_values"] for rule in label.checks if rule.name == "isin"), None)
+            self.value.fits(self.task, self.label, label.is_number or label.type == "Boolean", allowed)
 
     def _wrong(self, what: str, fix: str) -> ContractError:
         return ContractError(what, where=f"contract {self.name}", fix=fix)
@@ -292,6 +305,7 @@ class Contract:
             "unique": [list(names) for names in self.unique],
             "fields": [field.to_dict() for field in self.fields],
             "custom": [str(custom) for custom in self.custom],
+            **({} if self.value is None else {"value": self.value.to_spec()}),
         }
 
     @classmethod
@@ -312,6 +326,7 @@ class Contract:
                 group=spec["group"],
                 features=tuple(spec["features"]),
                 task=spec["task"],
+                value=Value(**spec["value"]) if spec.get("value") else None,
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             what = f"this is no contract that this version of Meguri can read: {error}"

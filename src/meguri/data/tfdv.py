@@ -28,6 +28,7 @@ def export(contract: Contract) -> tuple[str, list[str]]:
     lost = [f"{text}: a check that is a function" for text in contract.to_spec()["custom"]]
     lost += [f"{', '.join(names)}: unique together" for names in contract.to_spec()["unique"]]
     lost += [f"key={'|'.join(contract.key)}: that a key comes once"]
+    lost += ["value: what an answer is worth"] if contract.value else []
     lost += ["other columns are an error (strict)"] if contract.to_spec()["strict"] else []
     features = [_feature(field, contract, lost) for field in contract.fields]
     environments = ["TRAINING", "SERVING"] if contract.label else []

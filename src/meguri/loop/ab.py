@@ -15,12 +15,13 @@ from meguri.record import rollout
 from meguri.record.evaluation import Evaluation, inputs
 from meguri.record.experiment import Arm, Kind, Metric, Plan, Report, read_experiment
 from meguri.record.ledger import Experiment
-from meguri.record.metrics import METRICS
+from meguri.record.metrics import VALUE, metrics_of
 
 if TYPE_CHECKING:
     import polars as pl
 
     from meguri.data.contract import Contract
+    from meguri.data.value import Value
     from meguri.loop.project import Project
 
 KINDS: dict[str, Kind] = {
@@ -45,15 +46,22 @@ class Look:
     ended: datetime | None = None
 
 
-def metric_of(text: str, task: str, **more: Any) -> Metric:
-    """The metric that a text names: one of events, or one of labels that is a mean over answers. Raises GateError."""
-    of_labels = {name: m for name, m in METRICS.items() if task in m.tasks and m.curve is None}
+def metric_of(text: str, task: str, value: Value | None = None, **more: Any) -> Metric:
+    """The metric that a text names: one of events, or one of labels that is a mean over answers. Raises GateError.
+
+    With a ``value``, what the contract says of money, it and ``event:KIND:sum`` are in its currency.
+    """
+    of_labels = {name: m for name, m in metrics_of(value).items() if task in m.tasks and m.curve is None}
+    if value is not None and (text == VALUE or text.endswith(":sum")):
+        more = {"unit": value.currency, **more}
     if text in of_labels:
         return Metric(text, "ratio", **{"higher_is_better": of_labels[text].better == "higher", **more})
     word, _, rest = text.partition(":")
     kind, _, how = rest.partition(":")
     if word != "event" or not kind or how not in KINDS:
         fix = f"{SPELLED}{', '.join(of_labels)}"
+        if text == VALUE:
+            fix = "say in the contract what an answer is worth: Contract(…, value=Value(…))"
         raise GateError(f"'{text}' is no metric of an A/B test", where="metric", fix=fix)
     return Metric(text, KINDS[how], **more)
 
@@ -333,9 +341,9 @@ def answered(
     if joined.is_empty():
         return none
     classes = project.release(str(units["release"][0])).manifest["classes"]
-    rows = Evaluation.live(joined, task=contract.task, classes=classes).rows
-    given = inputs(rows, contract.task, metric.name)
-    each = None if given is None else METRICS[metric.name].per_row(*given)
+    rows = Evaluation.live(joined, task=contract.task, classes=classes, value=contract.value).rows
+    given = inputs(rows, contract.task, metric.name, contract.value)
+    each = None if given is None else metrics_of(contract.value)[metric.name].per_row(*given)
     if each is None:
         raise GateError(f"the ledger cannot tell '{metric.name}'", where="metric", fix=SPELLED)
     of = joined.select("unit", key="prediction_id")

@@ -192,7 +192,9 @@ def _values(
 def metric_asked(project: Project, text: str | None, outlet: str, *, lower: bool) -> Metric:
     """The metric that ``text`` names, or else that of the latest test in the outlet; GateError where there is neither."""
     if text is not None:
-        return ab.metric_of(text, project.contract.task, **({"higher_is_better": False} if lower else {}))
+        return ab.metric_of(
+            text, project.contract.task, project.contract.value, **({"higher_is_better": False} if lower else {})
+        )
     tests = [test for test in project.ledger.experiments() if test.outlet == outlet]
     if not tests:
         raise GateError("no metric, and no test to take it from", where=outlet, fix="write --metric event:KIND")

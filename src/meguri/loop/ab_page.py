@@ -15,6 +15,7 @@ from meguri.loop import ab
 from meguri.loop.page import e, table, write_page
 from meguri.loop.plots import WIDE, colour, svg
 from meguri.loop.words import Words
+from meguri.loop.worth import ab_worth
 from meguri.record.experiment import Guard, Reading, Report
 from meguri.record.experiment_words import experiment_sentence
 
@@ -34,6 +35,8 @@ def write(path: Path, project: Project, test: Experiment, *, now: datetime, word
     reports = [ab.look(project, test, now=at).report for at in moments]
     last, title = reports[-1], words("t_ab", test=test.id)
     says = [experiment_sentence(last, "ja" if words.language == "ja" else "en")]
+    if money := ab_worth(project, test, last, now=now, words=words):
+        says.append(money)
     if ab.known_before(project, test) is not None or test.detail.get("columns"):
         says.append(narrowed(last.primary, words))
     looks = f"<figure>{_plot(moments, reports, words)}</figure><p>{e(words('ab_holds'))}</p>"
@@ -95,7 +98,9 @@ def _scale(reading: Reading) -> float:
 
 
 def _unit(reading: Reading, words: Words) -> str:
-    return words("ab_points") if reading.metric.kind == "rate" else ""
+    if reading.metric.kind == "rate":
+        return words("ab_points")
+    return words("ab_money", unit=words.unit(reading.metric.unit)) if reading.metric.unit else ""
 
 
 def _band(
@@ -156,7 +161,7 @@ def _figures(test: Experiment, report: Report, words: Words, over: datetime | No
         ("ab_state", False),
     ]
     readings = [(report.primary, report.primary.decision), *((guard.reading, guard.state) for guard in report.guards)]
-    rows = [_row(reading, words.name("state", state.replace(" ", "_"))) for reading, state in readings]
+    rows = [_row(reading, words.name("state", state.replace(" ", "_")), words) for reading, state in readings]
     head = [(words(key), number) for key, number in columns]
     about = words("ab_about", a=test.detail["champion"], b=test.detail["challenger"], began=test.detail["began"][:16])
     if over is not None:
@@ -164,11 +169,12 @@ def _figures(test: Experiment, report: Report, words: Words, over: datetime | No
     return f"{table(head, rows)}<p>{e(about)}</p>"
 
 
-def _row(reading: Reading, state: str) -> list[str]:
+def _row(reading: Reading, state: str, words: Words) -> list[str]:
     limits = f" ({reading.low:.4g} … {reading.high:.4g})" if math.isfinite(reading.low) else ""
     units = f"{reading.units_a:,} / {reading.units_b:,}"
+    of = words("ab_money", unit=words.unit(reading.metric.unit)) if reading.metric.unit else ""
     cells = (
-        reading.metric.name,
+        reading.metric.name + of,
         f"{reading.value_a:.4g}",
         f"{reading.value_b:.4g}",
         f"{reading.estimate:.4g}{limits}",

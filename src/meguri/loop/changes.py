@@ -141,7 +141,7 @@ def _shared(run: Run, old: Evaluation | None, new: Evaluation | None) -> dict[st
         for line in after:
             values[str(line.pop(name))].append(line)
         slices[name] = values
-    metrics = [figures(side.rows, side.task) for side in sides]
+    metrics = [figures(side.rows, side.task, side.value) for side in sides]
     rules = run.settings.get("gate", {})
     try:
         verdict = judge(

@@ -13,6 +13,7 @@ from typing import Literal
 Kind = Literal["reason", "verdict", "quarantine"]
 
 _JAPANESE = r"[\u3005\u3041-\u3096\u30a1-\u30fa\u30fc\u3400-\u9fff]"  # without punctuation
+_LOOSE = re.compile(rf"{_JAPANESE}\0 {_JAPANESE}")
 _TIGHT = re.compile(rf"{_JAPANESE}\0[A-Za-z]|[A-Za-z]\0{_JAPANESE}")
 
 
@@ -35,10 +36,14 @@ def tell(kind: Kind, text: str, language: str) -> str:
 
 
 def fill(text: str, values: Mapping[str, object]) -> str:
-    """``text`` with the values of its parts, and a space where a part in Latin letters meets Japanese ones."""
+    """``text`` with the values of its parts, and a space where a part in Latin letters meets Japanese ones.
+
+    After a part that ends in Japanese, such as 1,200 円, a space of the text's own is left out.
+    """
     filled = ""
     for literal, name, _, _ in Formatter().parse(text):
-        for piece in (literal, "" if name is None else str(values[name])):
+        for whole in (literal, "" if name is None else str(values[name])):
+            piece = whole[1:] if _LOOSE.match(f"{filled[-1:]}\0{whole[:2]}") else whole
             tight = _TIGHT.fullmatch(f"{filled[-1:]}\0{piece[:1]}")
             filled += f" {piece}" if tight else piece
     return filled

@@ -199,7 +199,7 @@ def live(
     alt: str,
     words: Words,
     *,
-    metric: str,
+    label: str,
     series: Mapping[str, Sequence[tuple[datetime, float]]],
     releases: Sequence[datetime],
     span: Span,
@@ -209,7 +209,7 @@ def live(
     def draw(figure: Any, _: float) -> None:
         axes = _axes(figure, left=0.5, right=0.75)
         _time_axis(axes, span, words, words("x_month"))
-        axes.set_title(words("y_metric", metric=words.name("metric", metric), better=words.better(metric)))
+        axes.set_title(label)
         axes.grid(axis="y")
         axes.margins(y=0.12)
         for at in releases:

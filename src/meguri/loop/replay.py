@@ -27,7 +27,8 @@ from meguri.loop.story import METRICS as SHOWN
 from meguri.loop.story import PolicyResult, Story, TurnLine
 from meguri.loop.tick import collect, scratch, tick
 from meguri.loop.words import Language
-from meguri.record.evaluation import METRICS
+from meguri.record.evaluation import METRICS, Evaluation, inputs
+from meguri.record.metrics import VALUE
 
 if TYPE_CHECKING:
     from meguri.record.ledger import Ledger
@@ -97,6 +98,8 @@ def replay(
         awaited=_awaited(joined, list(_moments(score_from, until, step))),
         quarantined=state.quarantine.counts(),
         drift=_drift(state, requests, results["loop"]),
+        currency=None if state.contract.value is None else state.contract.value.currency,
+        costs=settings.costs.model_dump(),
         lineage=None if (live := state.champion()) is None else trace(state, live),
     )
     summary = story.to_dict() | {
@@ -167,7 +170,7 @@ def _lived(state: Project, since: datetime, until: datetime) -> PolicyResult:
     """What a policy led to, read from its ledger."""
     joined = state.ledger.joined(since=since, until=until, as_of=until)
     turns = _turn_lines(state)
-    return _scored(joined, state.contract.task, turns, sum(turn.seconds for turn in turns))
+    return _scored(state, joined, turns, sum(turn.seconds for turn in turns))
 
 
 def _turn_lines(state: Project) -> list[TurnLine]:
@@ -189,13 +192,30 @@ def _turn_lines(state: Project) -> list[TurnLine]:
     return lines
 
 
-def _scored(joined: pl.DataFrame, task: str, turns: list[TurnLine], seconds: float) -> PolicyResult:
-    predictions = joined.select("time", "score", "label", "release").sort("time")
+def _scored(state: Project, joined: pl.DataFrame, turns: list[TurnLine], seconds: float) -> PolicyResult:
+    task = state.contract.task
+    worth = _earned(state, joined)
+    predictions = joined.select("time", "score", "label", "release", *worth).sort("time")
     months = {
         str(key[0]): _metrics(part, task)
         for key, part in predictions.group_by(pl.col("time").dt.strftime("%Y-%m"), maintain_order=True)
     }
     return PolicyResult(predictions, turns, seconds, _metrics(predictions, task), months)
+
+
+def _earned(state: Project, joined: pl.DataFrame) -> list[pl.Series]:
+    """The money that each prediction brought, null before its label came; nothing where the contract knows no money."""
+    value, task = state.contract.value, state.contract.task
+    if value is None:
+        return []
+    known = joined.with_row_index("row").filter(pl.col("label").is_not_null() & pl.col("score").is_not_null())
+    none = pl.repeat(None, joined.height, dtype=pl.Float64, eager=True).alias(VALUE)
+    if known.is_empty():
+        return [none]
+    classes = state.release(str(known["release"][0])).manifest["classes"]
+    rows = Evaluation.live(known, task=task, classes=classes, value=value).rows
+    given = inputs(rows, task, VALUE, value)
+    return [] if given is None else [none.scatter(known["row"], value.earned(*given))]
 
 
 def _metrics(predictions: pl.DataFrame, task: str) -> dict[str, float | None]:
@@ -206,6 +226,8 @@ def _metrics(predictions: pl.DataFrame, task: str) -> dict[str, float | None]:
     found: dict[str, float | None] = {
         name: float(METRICS[name].value(label, score)) if enough else None for name in SHOWN[task]
     }
+    if VALUE in known.columns:
+        found[VALUE] = float(known[VALUE].to_numpy().mean()) if known.height else None
     return found | {"rows": known.height}
 
 
@@ -224,9 +246,11 @@ def _trained_once(state: Project, requests: pl.DataFrame, loop: PolicyResult, jo
     first = next((turn for turn in loop.turns if turn.release), None)
     if first is None or first.release is None or requests.is_empty():
         return PolicyResult(loop.predictions.clear())
-    answers = state.release(first.release).predict(requests).table.select("key", "score")
-    same = joined.drop("score").join(answers, on="key", how="inner").with_columns(release=pl.lit(first.release))
-    return _scored(same, state.contract.task, [first], first.seconds)
+    answers = state.release(first.release).predict(requests).table.select("key", "score", "answer")
+    same = (
+        joined.drop("score", "answer").join(answers, on="key", how="inner").with_columns(release=pl.lit(first.release))
+    )
+    return _scored(state, same, [first], first.seconds)
 
 
 def _label_counts(joined: pl.DataFrame, ledger: Ledger, until: datetime) -> dict[str, int]:

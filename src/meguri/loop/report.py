@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,8 +14,10 @@ import polars as pl
 from meguri.base.files import write_atomic
 from meguri.loop import plots
 from meguri.loop.lineage_draw import lineage_svg
+from meguri.loop.report_money import label, money_table, show
 from meguri.loop.story import METRICS, PolicyResult, Story, finite
 from meguri.loop.words import Language, Words, rises
+from meguri.record.metrics import VALUE
 
 DRIFTED = 0.2
 MOST_TURNS = 40  # rows of the timeline
@@ -74,21 +77,12 @@ def e(text: object) -> str:
 
 
 def _metrics(story: Story) -> tuple[str, ...]:
-    usual = METRICS[story.task]
+    usual = METRICS[story.task] if story.currency is None else (VALUE, *METRICS[story.task])
     return usual if story.metric in usual else (story.metric, *usual)
 
 
-def _show(value: float | None, metric: str, sign: str = "") -> str:
-    if value is None or not math.isfinite(value):
-        return "–"
-    kind = ".3f"
-    if metric in METRICS["regression"]:  # in the unit of the label: of any size
-        kind = ",.0f" if abs(value) >= 1000 else ".4g"
-    return format(value, sign + kind).replace("-", "\N{MINUS SIGN}")
-
-
-def _values(story: Story, metric: str) -> dict[str, str]:
-    return {name: _show(p.metrics.get(metric), metric) for name, p in story.policies.items()}
+def _values(story: Story, words: Words, metric: str) -> dict[str, str]:
+    return {name: show(story, words, p.metrics.get(metric), metric) for name, p in story.policies.items()}
 
 
 def _named(words: Words, values: Mapping[str, str]) -> list[str]:
@@ -139,7 +133,7 @@ def _story(story: Story, words: Words) -> str:
     told = [words("s_span", predictions=made, turns=words("n_turns", n=turns), **span)]
     tiles, unknown = [], list[str]()
     for metric in _metrics(story):
-        values, better = _values(story, metric), words.better(metric)
+        values, better = _values(story, words, metric), words.better(metric)
         own, name = values.pop("loop"), words.name("metric", metric)
         against = _against(words, {n: v for n, v in values.items() if v != "–"})
         if own == "–":
@@ -166,11 +160,11 @@ def _gap(story: Story, words: Words, metric: str) -> str:
     """How much better the loop was than the first of the simpler ways, in words."""
     other = next((name for name in ("never", *story.policies) if name != "loop" and name in story.policies), None)
     mine, theirs = story.loop.metrics.get(metric), story.policies[other].metrics.get(metric) if other else None
-    if other is None or "–" in (_show(mine, metric), _show(theirs, metric)) or mine is None or theirs is None:
+    if other is None or mine is None or theirs is None or not math.isfinite(mine - theirs):
         return ""
     gap = (mine - theirs) * (1 if rises(metric) else -1)
-    size, policy = _show(abs(gap), metric), words.name("policy", other)
-    if not float(size.replace(",", "")):
+    size, policy = show(story, words, abs(gap), metric), words.name("policy", other)
+    if not re.search("[1-9]", size):
         return words("same_as", policy=policy)
     return words("better_by" if gap > 0 else "worse_by", gap=size, policy=policy)
 
@@ -181,7 +175,7 @@ def _policies(story: Story, words: Words) -> str:
     ends = [(words(f"col_{name}"), True) for name in ("labelled", "turns", "released", "seconds")]
     rows = []
     for name, policy in story.policies.items():
-        values = [_show(policy.metrics.get(metric), metric) for metric in shown]
+        values = [show(story, words, policy.metrics.get(metric), metric) for metric in shown]
         released = sum(turn.release is not None for turn in policy.turns)
         values += [f"{int(policy.metrics.get('rows') or 0):,}", f"{len(policy.turns):,}", f"{released:,}"]
         rows.append([e(words.name("policy", name)), *map(e, values), e(words.seconds(policy.seconds))])
@@ -204,7 +198,7 @@ def _live(story: Story, words: Words) -> str:
         if not series:
             parts.append(_none(words(_missing(story), metric=name)))
             continue
-        told = [f"{words.name('policy', n)} {v}" for n, v in _values(story, metric).items()]
+        told = [f"{words.name('policy', n)} {v}" for n, v in _values(story, words, metric).items()]
         title, better = words("p_live", metric=name, values=words("s_join").join(told)), words.better(metric)
         months = any(len(key) == 7 for policy in story.policies.values() for key in policy.months)
         note = words(
@@ -217,7 +211,7 @@ def _live(story: Story, words: Words) -> str:
             f"live-{len(parts)}",
             title,
             words,
-            metric=metric,
+            label=label(story, words, metric),
             series=series,
             releases=releases,
             span=(story.since, story.until),
@@ -236,7 +230,10 @@ def _months(story: Story, words: Words) -> str:
     rows = [
         [
             e(key),
-            *(e(_show(story.policies[policy].months.get(key, {}).get(metric), metric)) for policy, metric in shown),
+            *(
+                e(show(story, words, story.policies[policy].months.get(key, {}).get(metric), metric))
+                for policy, metric in shown
+            ),
         ]
         for key in keys
     ]
@@ -273,9 +270,9 @@ def _turn_table(story: Story, words: Words) -> str:
         said = f"<b>{e(words('verdict_' + verdict))}</b>" + (
             f"<br>{e(words.told('verdict', turn.verdict_reason))}" if turn.verdict_reason else ""
         )
-        gain = e(_show(turn.gain, story.metric, "+"))
+        gain = e(show(story, words, turn.gain, story.metric, "+"))
         if turn.low is not None and turn.high is not None:
-            low, high = (_show(end, story.metric, "+") for end in (turn.low, turn.high))
+            low, high = (show(story, words, end, story.metric, "+") for end in (turn.low, turn.high))
             gain += f"<br><small>{e(words('gain_range', low=low, high=high))}</small>"
         release, compared = turn.release or "–", "–" if turn.rows is None else f"{turn.rows:,}"
         reason = e(words.told("reason", turn.reason))
@@ -315,7 +312,7 @@ def _actual(story: Story, words: Words) -> str:
     low, high = (pl.col("label").quantile(share, "linear").alias(f"q{share}") for share in (0.1, 0.9))
     means = known.group_by(group).agg(pl.col("score").mean(), pl.col("label").mean(), low, high).sort("group")
     mean = known.mean().row(0)
-    title = words("p_actual", score=_show(mean[0], "mae"), label=_show(mean[1], "mae"))
+    title = words("p_actual", score=show(story, words, mean[0], "mae"), label=show(story, words, mean[1], "mae"))
     return _figure(
         title, plots.actual("actual", title, words, list(means.drop("group").iter_rows())), words("c_actual")
     )
@@ -369,7 +366,7 @@ def _lineage(story: Story, words: Words) -> str:
 def _cost(story: Story, words: Words) -> str:
     told = {name: words.seconds(policy.seconds) for name, policy in story.policies.items()}
     if not any(policy.seconds for policy in story.policies.values()):
-        return _none(words("none_cost"))
+        return _none(words("none_cost")) + money_table(story, words)
     names = {name: words.name("policy", name) for name in story.policies}
     title = words("p_cost", values=words("s_join").join(f"{names[name]} {text}" for name, text in told.items()))
     bars = [
@@ -381,11 +378,13 @@ def _cost(story: Story, words: Words) -> str:
         )
         for i, (name, policy) in enumerate(story.policies.items())
     ]
-    return _figure(title, plots.bars("cost", title, bars, label=words("x_seconds")), words("c_cost"))
+    figure = _figure(title, plots.bars("cost", title, bars, label=words("x_seconds")), words("c_cost"))
+    return figure + money_table(story, words)
 
 
 def _reading(story: Story, words: Words) -> str:
-    terms = ["loop", "turn", "verdict", *(["error"] if story.task == "regression" else ["auc", "log_loss"])]
+    money = [] if story.currency is None else [VALUE]
+    terms = ["loop", "turn", "verdict", *(["error"] if story.task == "regression" else ["auc", "log_loss"]), *money]
     return "<dl>" + "".join(f"<dt>{e(words(f'g_{t}'))}</dt><dd>{e(words(f'g_{t}_text'))}</dd>" for t in terms) + "</dl>"
 
 

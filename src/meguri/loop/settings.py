@@ -150,6 +150,16 @@ class BatchSettings(Section):
     _check = field_validator("fresh")(_duration)
 
 
+class CostSettings(Section):
+    """What the loop itself costs, in the currency of the contract's ``value``.
+
+    ``training`` is for an hour that a turn takes, ``serving`` for 1,000 answers.
+    """
+
+    training: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    serving: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+
+
 class DataSettings(Section):
     """What the rows that come in are held against, beside the contract.
 
@@ -172,6 +182,7 @@ class Settings(Section):
     optimize: OptimizeSettings = OptimizeSettings()
     split: SplitSettings = SplitSettings()
     gate: GateSettings
+    costs: CostSettings = CostSettings()
     loop: LoopSettings = LoopSettings()
     outlets: OutletSettings = OutletSettings()
     warehouse: str = "duckdb:///data/warehouse"

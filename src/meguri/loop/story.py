@@ -68,6 +68,7 @@ class Story:
     their own names. ``metric`` is the gate's. ``labels``: predictions, labelled, awaited (no label yet) and overdue (of
     the awaited, those past due). ``awaited``: (time, awaited, overdue) over time. ``quarantined``: reason -> rows.
     ``drift``: feature -> month ("2013-04") -> PSI. ``lineage``: where the live release came from.
+    ``currency`` is the one of the contract's value, ``costs`` are the settings': of training and of serving.
     """
 
     title: str
@@ -83,6 +84,8 @@ class Story:
     quarantined: Mapping[str, int] = field(default_factory=dict)
     drift: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     lineage: Node | None = None
+    currency: str | None = None
+    costs: Mapping[str, float | None] = field(default_factory=dict)
 
     @property
     def loop(self) -> PolicyResult:
@@ -100,6 +103,7 @@ class Story:
             "title": self.title,
             "task": self.task,
             "metric": self.metric,
+            **({} if self.currency is None else {"currency": self.currency}),
             "since": self.since.isoformat(),
             "until": self.until.isoformat(),
             "step_seconds": self.step.total_seconds(),

@@ -92,7 +92,8 @@ def why(project: Project, *, now: datetime, triggers: str, step: timedelta) -> s
         return None
     if champion is None:
         return FIRST
-    manifest = read_json(project.outputs / "releases" / champion / "manifest.json")
+    folder = project.outputs / "releases" / champion
+    manifest = read_json(folder / "manifest.json")
     done = [t for t in turns if t.status == "done"]
     made = next((t for t in reversed(done) if t.release == champion), None)
     view = View(
@@ -102,6 +103,7 @@ def why(project: Project, *, now: datetime, triggers: str, step: timedelta) -> s
         champion=manifest,
         metrics=made.detail["metrics"] if made else {},
         task=manifest["task"],
+        value=read_json(folder / "contract.json").get("value"),
     )
     return ask.ask(view)
 

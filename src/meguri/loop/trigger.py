@@ -25,7 +25,8 @@ class View:
     """What a trigger may look at.
 
     ``champion`` is the manifest of the live release (trained_until, reference, metrics …), ``metrics`` what its
-    evaluation gave, where the manifest does not hold it; ``last_turn`` is when the last turn began.
+    evaluation gave, where the manifest does not hold it; ``last_turn`` is when the last turn began. ``value`` is what
+    its contract says of money, as JSON values.
     """
 
     now: datetime
@@ -34,6 +35,7 @@ class View:
     champion: Mapping[str, Any] | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     task: str = "binary"
+    value: Mapping[str, Any] | None = None
 
 
 class Trigger:
@@ -233,6 +235,7 @@ class Worse(Trigger):
         """Read the matured predictions of the live release and judge them."""
         if view.champion is None:
             return None
+        from meguri.data.value import Value
         from meguri.record.live import shown_worse
 
         return shown_worse(
@@ -247,6 +250,7 @@ class Worse(Trigger):
             first=self.against == "first",
             block=duration(self.block),
             alpha=self.alpha,
+            value=Value(**view.value) if view.value else None,
         )
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from meguri.base.clock import duration, moment
 from meguri.base.errors import JobError, MeguriError, TurnBusy
 from meguri.base.files import forget_drafts, locked, new_folder, read_json, write_json
+from meguri.loop import worth
 from meguri.loop.steps import Steps
 from meguri.record import rollout
 from meguri.record.ledger import GateUse, Rollout, TurnRecord
@@ -54,6 +55,7 @@ def turn(
         run = _unfinished(project)
         settings = project.settings(run.overrides if run else overrides)
         project.check_space(settings)
+        worth.check(project, settings)
         if run is None:
             run = Run.create(
                 project.outputs,
@@ -198,6 +200,8 @@ def close(steps: Steps, status: str, error: Exception | None) -> TurnRecord:
         "steps": run.done,
         "error": _one_line(error) if error else None,
     }
+    if status == "done":
+        detail["worth"] = _worth(steps, verdict, seconds)
     record = TurnRecord(
         id=run.id,
         at=run.at,
@@ -234,6 +238,15 @@ def close(steps: Steps, status: str, error: Exception | None) -> TurnRecord:
     project.ledger.write_turn(record)
     steps.run = run.with_(status=status)
     return record
+
+
+def _worth(steps: Steps, verdict: dict[str, Any], seconds: float) -> dict[str, Any] | None:
+    """What the turn was worth in money, where the contract speaks of it; the gain where money is what was judged."""
+    judged = verdict if verdict.get("currency") else {}
+    gain = judged.get("gain"), judged.get("low"), judged.get("high")
+    costs = steps.settings.costs.model_dump()
+    found = worth.worth(steps.project, now=steps.run.at, costs=costs, seconds=seconds, gain=gain)
+    return None if found is None else found.to_dict()
 
 
 @contextmanager

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 from meguri.base.errors import SettingsError
+from meguri.base.money import currency_unit, money
 from meguri.loop import phrases
-from meguri.record.metrics import METRICS
+from meguri.record.metrics import METRICS, VALUE
 
 Language = Literal["en", "ja"]
 
@@ -26,7 +27,7 @@ def table() -> dict[str, dict[str, str]]:
 
 def rises(metric: str) -> bool:
     """Whether a higher value of the metric is a better one."""
-    return metric in METRICS and METRICS[metric].better == "higher"
+    return metric == VALUE or (metric in METRICS and METRICS[metric].better == "higher")
 
 
 class Words:
@@ -59,6 +60,14 @@ class Words:
     def better(self, metric: str) -> str:
         """``higher`` or ``lower``: which values of the metric are better."""
         return self("higher" if rises(metric) else "lower")
+
+    def money(self, value: float, currency: str) -> str:
+        """``1.93 JPY``, ``480,000 JPY``."""
+        return money(value, currency, self.language)
+
+    def unit(self, currency: str) -> str:
+        """What the language calls the currency: ``JPY``."""
+        return currency_unit(currency, self.language)
 
     def join(self, parts: list[str]) -> str:
         """``a, b and c``."""

@@ -17,7 +17,8 @@ import polars as pl
 
 from meguri.base.errors import DataError
 from meguri.base.files import new_folder, read_json, sha256, write_json
-from meguri.record.metrics import METRICS, Metric
+from meguri.data.value import NO, YES, Value
+from meguri.record.metrics import METRICS, VALUE, Metric, metrics_of
 from meguri.record.stats import Floats
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ __all__ = ["METRICS", "Evaluation", "Metric", "bins", "inputs", "truth"]
 BINS = 4
 FEW = 8  # a numeric column with no more values than this is sliced by value
 OWN = ("key", "time", "group", "label", "score", "answer", "chance")
-YES, NO = ("true", "1", "1.0", "yes"), ("false", "0", "0.0", "no")
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,10 @@ class Evaluation:
     """How a model did on rows whose label is known.
 
     ``rows``: key (text), time, group (text or null), the slice columns (text), label, score, and for multiclass the
-    answer and chance, the probability given to the class that came true (null when only the answer's was given).
-    The label is a Boolean (binary: was it the positive class), a float (regression) or text (multiclass).
+    answer and chance, the probability given to the class that came true (null when only the answer's was given). With
+    a ``value`` binary rows have the answer, too, and those of a ledger whether it was left to a person (abstained).
+    The label, and a binary answer, is a Boolean (binary: was it the positive class), a float (regression) or text
+    (multiclass).
     ``metrics`` leaves out what the rows cannot tell, such as the AUC of a single class.
     """
 
@@ -47,6 +49,7 @@ class Evaluation:
     task: str
     slices: tuple[str, ...] = ()
     release: str | None = None
+    value: Value | None = None
 
     @classmethod
     def of(cls, model: Release, part: Part, *, slices: Sequence[str] = ()) -> Evaluation:
@@ -77,7 +80,9 @@ class Evaluation:
         }
         table = pl.DataFrame([series.alias(name) for name, series in known.items()])
         classes = model.manifest.get("classes")
-        return cls.scored(table, predictions.table, task=contract.task, classes=classes, release=model.id)
+        return cls.scored(
+            table, predictions.table, task=contract.task, classes=classes, release=model.id, value=contract.value
+        )
 
     @classmethod
     def scored(
@@ -88,6 +93,7 @@ class Evaluation:
         task: str,
         classes: Sequence[object] | None = None,
         release: str | None = None,
+        value: Value | None = None,
     ) -> Evaluation:
         """Join ``known`` (key, time, label, optionally group and "slice <name>" columns) to ``answers`` (key, score, …)."""
         _once(known, "the rows")
@@ -112,21 +118,32 @@ class Evaluation:
             truth(table["label"], task, classes).alias("label"),
             pl.col("score").cast(pl.Float64),
         ]
+        if value is not None and task == "binary" and "answer" in table.columns:
+            value.codes(
+                pl.Series([str(c) for c in classes or () if str(c).lower() not in (*YES, *NO)], dtype=pl.String)
+            )
+            columns.append(truth(table["answer"], task, classes).alias("answer"))
+        if value is not None and "abstained" in table.columns:
+            columns.append(pl.col("abstained").fill_null(value=False))
         if task == "multiclass":
             if "answer" not in table.columns:
                 raise DataError("multiclass predictions need the column 'answer'", fix="give the class as text")
             columns += [pl.col("answer").cast(pl.String), _chance(table).alias("chance")]
         cut = [name for name in table.columns if name.startswith("slice ")]
         rows = table.select(*columns, *[pl.col(name).cast(pl.String) for name in cut])
-        return cls(figures(rows, task), rows, task, tuple(name.removeprefix("slice ") for name in cut), release)
+        named = tuple(name.removeprefix("slice ") for name in cut)
+        return cls(figures(rows, task, value), rows, task, named, release, value)
 
     @classmethod
-    def live(cls, joined: pl.DataFrame, *, task: str, classes: Sequence[object] | None = None) -> Evaluation:
+    def live(
+        cls, joined: pl.DataFrame, *, task: str, classes: Sequence[object] | None = None, value: Value | None = None
+    ) -> Evaluation:
         """From a ledger's ``joined`` table: the predictions whose label came; the prediction id is the key."""
         came = joined.filter(pl.col("label").is_not_null() & pl.col("score").is_not_null())
-        known = came.select(pl.col("prediction_id").alias("key"), "time", "label")
+        asked = ["abstained"] if "abstained" in came.columns else []
+        known = came.select(pl.col("prediction_id").alias("key"), "time", "label", *asked)
         answers = came.select(pl.col("prediction_id").alias("key"), "score", "answer")
-        return cls.scored(known, answers, task=task, classes=classes)
+        return cls.scored(known, answers, task=task, classes=classes, value=value)
 
     @property
     def version(self) -> str:
@@ -137,13 +154,14 @@ class Evaluation:
     def later_than(self, moment: datetime) -> Evaluation:
         """The same evaluation on the rows whose time is after ``moment``."""
         rows = self.rows.filter(pl.col("time") > moment)
-        return replace(self, rows=rows, metrics=figures(rows, self.task))
+        return replace(self, rows=rows, metrics=figures(rows, self.task, self.value))
 
     def save(self, folder: Path) -> None:
         """Write the rows (Parquet) and the metrics (JSON) as a new folder, whole or not at all."""
         with new_folder(folder) as draft:
             self.rows.write_parquet(draft / "rows.parquet")
             about = {"task": self.task, "slices": self.slices, "release": self.release, "metrics": self.metrics}
+            about |= {} if self.value is None else {"value": self.value.to_spec()}
             write_json(draft / "evaluation.json", {**about, "rows_sha256": sha256(draft / "rows.parquet")})
 
     @classmethod
@@ -155,7 +173,8 @@ class Evaluation:
             if sha256(folder / "rows.parquet") != about["rows_sha256"]:
                 raise DataError("the rows of the evaluation are not those that were saved", where=folder, fix=fix)
             rows = pl.read_parquet(folder / "rows.parquet")
-            return cls(about["metrics"], rows, about["task"], tuple(about["slices"]), about["release"])
+            value = Value(**about["value"]) if about.get("value") else None
+            return cls(about["metrics"], rows, about["task"], tuple(about["slices"]), about["release"], value)
         except (OSError, ValueError, KeyError, TypeError, pl.exceptions.PolarsError) as error:
             if isinstance(error, DataError):
                 raise
@@ -167,7 +186,7 @@ class Evaluation:
         if name not in self.slices:
             raise DataError(f"the evaluation has no slice '{name}'", fix=f"slices: {', '.join(self.slices) or 'none'}")
         parts = self.rows.sort(column).partition_by(column, maintain_order=True)
-        return pl.DataFrame([{name: p[column][0], "rows": len(p), **figures(p, self.task)} for p in parts])
+        return pl.DataFrame([{name: p[column][0], "rows": len(p), **figures(p, self.task, self.value)} for p in parts])
 
 
 def _once(table: pl.DataFrame, what: str) -> None:
@@ -176,12 +195,14 @@ def _once(table: pl.DataFrame, what: str) -> None:
         raise DataError(f"a key comes twice in {what}: '{table['key'].filter(doubled)[0]}'", fix="make the key unique")
 
 
-def inputs(rows: pl.DataFrame, task: str, metric: str) -> tuple[Floats, Floats] | None:
+def inputs(rows: pl.DataFrame, task: str, metric: str, value: Value | None = None) -> tuple[Floats, Floats] | None:
     """Labels and scores in the form that the metric takes, float arrays of shape (n,); None when the rows lack them.
 
     Multiclass accuracy asks whether the answer came true, its Brier score is that of the answer alone (top label),
-    and log loss needs the probability of the class that came true.
+    and log loss needs the probability of the class that came true. Of ``value`` see ``Value.earned``.
     """
+    if metric == VALUE and value is not None:
+        return _worth(rows, task, value)
     if task != "multiclass":
         return rows["label"].cast(pl.Float64).to_numpy(), rows["score"].to_numpy()
     hit = (rows["label"] == rows["answer"]).cast(pl.Float64).to_numpy()
@@ -192,14 +213,28 @@ def inputs(rows: pl.DataFrame, task: str, metric: str) -> tuple[Floats, Floats] 
     return hit, rows["score"].to_numpy()
 
 
-def figures(rows: pl.DataFrame, task: str) -> dict[str, float]:
+def _worth(rows: pl.DataFrame, task: str, value: Value) -> tuple[Floats, Floats]:
+    """What came true and what was answered, by codes of classes or as numbers; not a number: left to a person."""
+    if task == "multiclass":
+        y, s = value.codes(rows["label"]), value.codes(rows["answer"])
+    else:
+        likely = pl.col("score") >= 0.5
+        answered = pl.coalesce("answer", likely) if "answer" in rows.columns else likely
+        y = rows["label"].cast(pl.Float64).to_numpy()
+        s = rows.select(answered if task == "binary" else "score").to_series().cast(pl.Float64).to_numpy()
+    if value.abstained is not None and "abstained" in rows.columns:
+        s = np.where(rows["abstained"].to_numpy(), np.nan, s)
+    return y, s
+
+
+def figures(rows: pl.DataFrame, task: str, value: Value | None = None) -> dict[str, float]:
     """Every metric of the task that the rows can tell."""
     found = {}
-    for name, metric in METRICS.items():
-        given = inputs(rows, task, name) if task in metric.tasks and len(rows) else None
-        value = metric.value(*given) if given is not None else math.nan
-        if math.isfinite(value):
-            found[name] = value
+    for name, metric in metrics_of(value).items():
+        given = inputs(rows, task, name, value) if task in metric.tasks and len(rows) else None
+        figure = metric.value(*given) if given is not None else math.nan
+        if math.isfinite(figure):
+            found[name] = figure
     return found
 
 

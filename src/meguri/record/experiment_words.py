@@ -6,6 +6,7 @@ import math
 from typing import Literal
 
 from meguri.base.errors import GateError
+from meguri.base.money import currency_unit
 from meguri.record.experiment import Guard, Metric, Reading, Report
 from meguri.record.policy import PolicyValue
 
@@ -141,8 +142,13 @@ def _number(metric: Metric, value: float, digits: int, *, down: bool = False) ->
 
 
 def _amount(metric: Metric, value: float, digits: int, english: bool, *, down: bool = False) -> str:
-    unit = ("points" if english else "ポイント") if metric.kind == "rate" else metric.unit
-    return _number(metric, value, digits, down=down) + (f" {unit}" if unit and english else unit)
+    number = _number(metric, value, digits, down=down)
+    if metric.kind == "rate":
+        return f"{number} points" if english else f"{number}ポイント"
+    unit = currency_unit(metric.unit, "en" if english else "ja")
+    if metric.name == "value":
+        return f"{number} {unit} per answer" if english else f"推論1件あたり{number}{unit}"
+    return f"{number} {unit}" if unit and english else number + unit
 
 
 def policy_sentence(
@@ -155,7 +161,9 @@ def policy_sentence(
     english = language == "en"
     digits = _digits(metric, value.high - value.low)
     low, high = (_number(metric, limit, digits) for limit in (value.low, value.high))
-    told = _number(metric, value.value, digits) + (" %" if metric.kind == "rate" else f" {metric.unit}".rstrip())
+    told = _number(metric, value.value, digits) + (
+        " %" if metric.kind == "rate" else f" {currency_unit(metric.unit, language)}".rstrip()
+    )
     sign = 1 if metric.higher_is_better else -1
     better, worse = (sign * gain.low > 0, sign * gain.high < 0) if sign > 0 else (gain.high < 0, gain.low > 0)
     turn = (sign if better else -sign) if better or worse else 1

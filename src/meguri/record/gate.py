@@ -11,9 +11,10 @@ import numpy as np
 import polars as pl
 
 from meguri.base.errors import GateError
+from meguri.data.value import Value
 from meguri.record.budget import Budget
 from meguri.record.evaluation import Evaluation, inputs
-from meguri.record.metrics import METRICS, metric_of
+from meguri.record.metrics import VALUE, metric_of, metrics_of
 from meguri.record.stats import MIN_BLOCKS, Estimate, Floats, group_blocks, resamples_for, t_quantile, time_blocks
 from meguri.record.verdict import Check, Verdict, finite, tell, words
 
@@ -56,6 +57,8 @@ def judge(
 
     Without a champion the challenger must be shown better than the best constant answer to these very rows.
 
+    Money is reckoned by the challenger's ``value`` for both.
+
     Raises GateError: no shared rows, labels that differ, an unknown metric or slice, a spent test set.
     """
     if not (margin >= 0 and 0 < alpha < 0.5):
@@ -66,13 +69,13 @@ def judge(
         )
     level = Budget(margin or 1.0, alpha, planned, adaptive).spend(uses) if planned is not None else alpha
     for name in (metric, *(guards or {})):
-        metric_of(name, challenger.task)
+        metric_of(name, challenger.task, challenger.value)
     for name in slices:
         if name not in challenger.slices:
             known = ", ".join(challenger.slices) or "none"
             raise GateError(f"the evaluation has no slice '{name}'", where="gate.slices", fix=f"it has: {known}")
     rows = _rows(challenger, champion, after)
-    test = _Test(challenger.task, block, seed, alone=champion is None)
+    test = _Test(challenger.task, block, seed, alone=champion is None, value=challenger.value)
     try:
         main = test.estimate(rows, metric, level)
     except _CannotTell as error:
@@ -87,7 +90,17 @@ def judge(
                 parts.append(_Part(f"{name}={part[column][0]}", metric, margin, part))
     checks = _holm(parts, test, alpha)
     needed = rows_needed(main, margin, level)
-    return tell(main, metric=metric, margin=margin, level=level, checks=checks, needed=needed, alone=test.alone)
+    currency = None if challenger.value is None else challenger.value.currency
+    return tell(
+        main,
+        metric=metric,
+        margin=margin,
+        level=level,
+        checks=checks,
+        needed=needed,
+        alone=test.alone,
+        currency=currency,
+    )
 
 
 class _CannotTell(Exception):
@@ -140,10 +153,11 @@ class _Test:
     block: timedelta | None
     seed: int
     alone: bool
+    value: Value | None
 
     def estimate(self, rows: pl.DataFrame, name: str, level: float) -> Estimate:
         """The gain on these rows, sorted by time, with resamples enough for limits at ``level``."""
-        measure = METRICS[name]
+        measure = metrics_of(self.value)[name]
         (y, s), (old_y, old_s) = self._sides(rows, name)
         value, against = measure.value(y, s), measure.value(old_y, old_s)
         if not (math.isfinite(value) and math.isfinite(against)):
@@ -165,18 +179,18 @@ class _Test:
 
     def _sides(self, rows: pl.DataFrame, name: str) -> tuple[tuple[Floats, Floats], tuple[Floats, Floats]]:
         """Labels and scores of the challenger, then of the champion or of the best constant answer."""
-        new = inputs(rows, self.task, name)
-        if self.alone and self.task == "multiclass":
+        new = inputs(rows, self.task, name, self.value)
+        if self.alone and self.task == "multiclass" and name != VALUE:
             shares = rows["label"].value_counts(normalize=True).sort("proportion", "label")
             chance = rows["label"].replace_strict(shares["label"], shares["proportion"], return_dtype=pl.Float64)
             top = shares.row(-1, named=True)
             plain = rows.with_columns(answer=pl.lit(top["label"]), chance=chance, score=pl.lit(top["proportion"]))
             old = inputs(plain, self.task, name)
         elif self.alone and new is not None:
-            old = (new[0], np.full(len(rows), METRICS[name].best(new[0])))
+            old = (new[0], np.full(len(rows), metrics_of(self.value)[name].best(new[0])))
         else:
             prior = [pl.col(f"old {n}").alias(n) for n in PAIRED if f"old {n}" in rows.columns]
-            old = inputs(rows.select(prior), self.task, name)
+            old = inputs(rows.select(prior), self.task, name, self.value)
         if new is None or old is None:
             raise _CannotTell(f"{words(name)} needs the probabilities of all classes, and the predictions have none")
         return new, old

@@ -198,6 +198,9 @@ class Ledger(Protocol):
     def count_labels(self, *, since: datetime | None, as_of: datetime) -> int:
         """How many distinct predictions got a label, or a corrected one, with known_at in (since, as_of]."""
 
+    def count_predictions(self, *, since: datetime, until: datetime) -> int:
+        """How many predictions with ``time`` in [since, until) were given as an answer; shadows answer nobody."""
+
     def write_rollout(self, rollout: Rollout) -> None:
         """Add a rollout to its outlet's history."""
 

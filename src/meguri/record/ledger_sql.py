@@ -97,6 +97,12 @@ class SqlLedger:
         sql = "SELECT count(DISTINCT prediction) FROM labels WHERE known_at > ? AND known_at <= ?"
         return int(self._all(sql, (start, micros(as_of)))[0][0])
 
+    def count_predictions(self, *, since: datetime, until: datetime) -> int:
+        """Count by an index on the time."""
+        sql = """SELECT count(*) FROM predictions WHERE time >= ? AND time < ?
+                 AND origin NOT IN (SELECT n FROM origins WHERE arm = 'shadow')"""
+        return int(self._settled(sql, (micros(since), micros(until)))[0][0])
+
     def events(self, *, since: datetime, until: datetime, kind: str | None = None) -> pl.DataFrame:
         """Read events by an index on the time."""
         import polars as pl

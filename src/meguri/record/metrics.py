@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from meguri.base.errors import GateError
+from meguri.data.value import Value
 from meguri.record.stats import Floats
 
 CLIP = 1e-7  # a certain and wrong answer costs 16.1 in log loss: ONNX answers are 32-bit and reach 0 and 1 exactly
@@ -67,7 +68,7 @@ class Metric:
 
     ``raw`` is what each row is given by itself: its share when the value is their mean (``mean``), else what ``curve``
     makes an influence of. ``most`` is n times what one row can change, where that is known; ``best`` is the constant
-    score that does best on ``y``.
+    score that does best on ``y``. ``unlike``: rows on which scores differ are few and of very different weight.
     """
 
     better: Literal["lower", "higher", "neither"]
@@ -77,6 +78,7 @@ class Metric:
     total: Callable[[Floats, Floats], float] | None = None
     curve: Callable[[Floats, Floats], Floats] | None = None
     most: Callable[[Floats], float] = lambda _: 0.0
+    unlike: bool = False
 
     def per_row(self, y: Floats, s: Floats) -> Floats | None:
         """Each row's share, shape (n,), when the value is a mean over rows, else None."""
@@ -97,11 +99,13 @@ class Metric:
     def compared(self, y: Floats, s: Floats, old_y: Floats, old_s: Floats) -> tuple[Floats, float]:
         """The influence on the gain of scores ``s`` over ``old_s``, and its size in a row on which they differ.
 
-        Where no row differs the size is the most that one could change.
+        Where no row differs the size is the most that one could change; and where rows are ``unlike``, as the dearest may
+        be just those that these rows do not show (bench/gate.py, case "value").
         """
         pull = self.influence(y, s) - self.influence(old_y, old_s)
         differ = pull[self.raw(y, s) != self.raw(old_y, old_s)]
         size = math.sqrt(float(differ @ differ) / len(differ)) if len(differ) else self.most(y)
+        size = max(size, self.most(y)) if self.unlike else size
         return (pull if self.better == "higher" else -pull), size
 
     def gain(self, value: float, against: float) -> float:
@@ -151,15 +155,29 @@ METRICS: dict[str, Metric] = {
 }
 
 
-def metric_of(name: str, task: str, *, judged: bool = True) -> Metric:
+VALUE = "value"  # the metric's name where the contract says what an answer is worth
+
+
+def metrics_of(value: Value | None) -> dict[str, Metric]:
+    """The metrics by name, with ``value``, the mean money of an answer, where the contract has one.
+
+    Its labels and scores are codes of classes, or numbers, as ``evaluation.inputs`` gives them.
+    """
+    if value is None:
+        return METRICS
+    tasks = VALUES if value.table is None else CLASSES
+    return {**METRICS, VALUE: Metric("higher", tasks, value.earned, value.best, most=lambda _: value.most, unlike=True)}
+
+
+def metric_of(name: str, task: str, value: Value | None = None, *, judged: bool = True) -> Metric:
     """The metric called ``name``; GateError when there is none for the task, or none that can be better or worse."""
-    fit = [n for n, m in METRICS.items() if task in m.tasks and not (judged and m.better == "neither")]
+    known = metrics_of(value)
+    fit = [n for n, m in known.items() if task in m.tasks and not (judged and m.better == "neither")]
     if name not in fit:
         near = difflib.get_close_matches(name, fit, n=1, cutoff=0.5)
-        why = "is not known" if name not in METRICS else f"is none to judge a {task} model by"
-        raise GateError(
-            f"the metric '{name}' {why}",
-            where="gate.metric",
-            fix=(f"did you mean '{near[0]}'? " if near else "") + f"metrics for {task}: {', '.join(fit)}",
-        )
-    return METRICS[name]
+        why = "is not known" if name not in known else f"is none to judge a {task} model by"
+        fix = (f"did you mean '{near[0]}'? " if near else "") + f"metrics for {task}: {', '.join(fit)}"
+        if name == VALUE and value is None:
+            fix = "say in the contract what an answer is worth: Contract(…, value=Value(…))"
+        raise GateError(f"the metric '{name}' {why}", where="gate.metric", fix=fix)
+    return known[name]

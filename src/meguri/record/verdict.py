@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from meguri.base.errors import GateError
+from meguri.base.money import money
 from meguri.record.stats import MIN_BLOCKS, Estimate
 
 Result = Literal["pass", "fail", "unsure"]
@@ -33,6 +34,7 @@ class Verdict:
 
     ``level`` is the probability with which each limit may be wrong, after the test-set budget; ``blocks`` the
     effective number of independent blocks; ``rows_needed`` is there when the result is unsure and more rows help.
+    ``currency`` is there when the metric is money.
     """
 
     result: Result
@@ -47,6 +49,7 @@ class Verdict:
     margin: float = 0.0
     level: float = 0.05
     blocks: float = 0.0
+    currency: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The verdict as JSON can hold it."""
@@ -70,21 +73,29 @@ def tell(
     checks: tuple[Check, ...],
     needed: int | None,
     alone: bool,
+    currency: str | None = None,
 ) -> Verdict:
     """The verdict that limits and checks lead to, with its reason; the rules are ``judge``'s."""
+
+    def size(value: float, of: str = metric) -> str:
+        return money(value, currency) if of == "value" and currency else f"{value:.3g}"
+
+    def amount(gain: float, of: str = metric) -> str:
+        return "the same as" if gain == 0 else f"{size(abs(gain), of)} {'better' if gain > 0 else 'worse'} than"
+
     low, high = main.limits(level)
     worse = [check for check in checks if check.worse]
     rival = "the best constant answer" if alone else "the champion"
     sure = f"{100 * (1 - level):.4g} % confidence"
-    what = f"{words(metric)} is {_amount(main.value)} {rival} on {main.rows:,} rows"
-    accepted = "" if alone else f", where {_size(margin)} is accepted"
+    what = f"{words(metric)} is {amount(main.value)} {rival} on {main.rows:,} rows"
+    accepted = "" if alone else f", where {size(margin)} is accepted"
     more = f"; about {needed:,} rows would settle it" if needed else ""
     result: Result = "unsure"
     if main.blocks >= MIN_BLOCKS and high < -margin:
-        result, reason = "fail", f"{what}, with {sure} at least {_size(-high)} worse{accepted}"
+        result, reason = "fail", f"{what}, with {sure} at least {size(-high)} worse{accepted}"
     elif worse:
         named = "; ".join(
-            f"{words(c.metric)}{'' if c.name == c.metric else f' where {c.name}'} is {_amount(c.gain or 0.0)} {rival}"
+            f"{words(c.metric)}{'' if c.name == c.metric else f' where {c.name}'} is {amount(c.gain or 0.0, c.metric)} {rival}"
             f" on {c.rows:,} rows"
             for c in worse
         )
@@ -93,11 +104,11 @@ def tell(
         shown = f"{main.blocks:.2g} independent blocks of time or groups, and {MIN_BLOCKS} are the least"
         reason = f"{what}, but they make {shown}{more}"
     elif low > -margin:
-        worst = "no worse" if low == 0 else f"at most {_size(-low)} worse{accepted}"
-        bound = f"at least {_size(low)} better" if low > 0 else worst
+        worst = "no worse" if low == 0 else f"at most {size(-low)} worse{accepted}"
+        bound = f"at least {size(low)} better" if low > 0 else worst
         result, reason = "pass", f"{what}, with {sure} {bound}"
     else:
-        reason = f"{what}, but with {sure} it may be anything from {_amount(low)} to {_amount(high)} it{more}"
+        reason = f"{what}, but with {sure} it may be anything from {amount(low)} to {amount(high)} it{more}"
     return Verdict(
         result,
         reason,
@@ -111,6 +122,7 @@ def tell(
         margin,
         level,
         main.blocks,
+        currency if metric == "value" else None,
     )
 
 
@@ -121,12 +133,6 @@ def finite(value: float) -> float | None:
 
 def words(metric: str) -> str:
     """The metric's name as people write it."""
+    if metric == "value":
+        return "value per answer"
     return metric.replace("_", " ") if metric not in ("auc", "mae", "rmse") else metric.upper()
-
-
-def _size(value: float) -> str:
-    return f"{value:.3g}"
-
-
-def _amount(gain: float) -> str:
-    return "the same as" if gain == 0 else f"{_size(abs(gain))} {'better' if gain > 0 else 'worse'} than"

@@ -21,6 +21,7 @@ READERS: list[Callable[[Ledger], int]] = [
     lambda ledger: ledger.queue(limit=9).height + 1,
     lambda ledger: int(ledger.made()["count"].sum()),
     lambda ledger: ledger.awaited(as_of=hour(100)).count,
+    lambda ledger: ledger.count_predictions(since=hour(0), until=hour(100)),
     lambda ledger: int(ledger.assigned(outlet="table", since=hour(-9), as_of=hour(99))["count"].sum()),
     lambda ledger: ledger.write_labels(some_labels(["k0", "k1", "k2"], [1.0, 0.0, 1.0], hour(9))).new,
     lambda ledger: ledger.prune(hour(90)),
@@ -218,6 +219,12 @@ class LedgerCase:
         assert ledger.count_labels(since=hour(4), as_of=hour(6)) == 2
         assert ledger.count_labels(since=hour(3), as_of=hour(5)) == 2
         assert ledger.count_labels(since=hour(6), as_of=hour(100)) == 0
+
+    def test_count_predictions(self, ledger: Ledger) -> None:
+        """In a half-open window, labelled or not; shadows do not count."""
+        ledger.write_predictions(some_predictions(4))
+        ledger.write_predictions(some_predictions(2, start=4).with_columns(arm=pl.lit("shadow")))
+        assert ledger.count_predictions(since=hour(1), until=hour(9)) == 3
 
     @pytest.mark.parametrize(
         ("change", "told"),

@@ -16,6 +16,7 @@ import pytest
 from conftest import forget_project, write_project
 from data.contracts import NOON, contract, small
 
+from meguri import Value
 from meguri.base.errors import GateError
 from meguri.base.ids import prediction_ids
 from meguri.data.batches import orphans
@@ -29,6 +30,7 @@ from meguri.record.evaluation import Evaluation
 from meguri.record.gate import judge
 from meguri.record.ledger import Ledger, Rollout, open_ledger
 
+FRAUD = Value("JPY", {True: {True: 120, False: -5}, False: {True: -200, False: 0}})
 START, DAY = datetime(2024, 3, 1, tzinfo=UTC), timedelta(days=1)
 
 
@@ -94,6 +96,8 @@ def reasons(folder: Path) -> Iterator[tuple[Trigger | None, str | None]]:
     asked += [(Worse(name, 0.02), view(45, task="regression")) for name in ("mae", "rmse")]
     asked += [(Worse("log_loss", 0.02, window="20d", against="first"), view(70))]
     asked += [(Every("1d") & Labels(100) & Drift(0.2) & Worse("auc", 0.02) & Stale("1d") | Every("1d"), view(45))]
+    money, was = {"value": FRAUD.to_spec()}, {"metrics": {"value": 100.0}}
+    asked += [(Worse("value", 0.5), view(45, **money, **was)), (Worse("value", 0), view(45, **money, **was))]
     for trigger, seen in asked:
         yield trigger, trigger.ask(seen)
     ledger.close()
@@ -162,6 +166,11 @@ def verdicts() -> Iterator[str]:
     yield say(replace(new, rows=new.rows.with_columns(score=half)), pair(0.2)[1], slices=["origin"])
     for metric in ("log_loss", "brier", "auc", "accuracy"):
         yield say(classes(), classes(2.0), metric=metric, margin=0.01)
+    for value in (FRAUD, replace(FRAUD, currency="EUR")):
+        sharp, blurred = (replace(classes(noise), value=value) for noise in (0.0, 2.0))
+        for pair_ in ((sharp, blurred), (blurred, sharp), (sharp, sharp), (sharp, None)):
+            yield say(*pair_, metric="value", margin=9.0)
+        yield say(blurred, sharp, metric="value", margin=999.0, guards={"value": 1.0})
     yield say(classes(positive=0.0), classes(2.0, positive=0.0), metric="auc")
     named = classes().rows.with_columns(label=pl.lit("a"), answer=pl.lit("a"), chance=pl.lit(None, pl.Float64))
     yield say(Evaluation({}, named, "multiclass"), Evaluation({}, named, "multiclass"), metric="log_loss")
