@@ -15,6 +15,7 @@ from meguri.base.errors import LedgerError, MeguriError
 from meguri.data import doors
 from meguri.outlets.rest.problems import ProblemError
 from meguri.outlets.rest.rows import Fault
+from meguri.record import ledger_columns
 from meguri.record.ledger import Event
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def write_labels(
     counts = {"new": 0, "same": 0, "corrected": 0, "unmatched": 0}
     for table in checked:
         try:
-            done = ledger.write_labels(table)
+            done = ledger.write_labels(ledger_columns.labels(table))
         except LedgerError as error:
             if "no prediction id" in error.what:
                 raise ProblemError(422, error.what) from error

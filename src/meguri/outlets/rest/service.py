@@ -36,6 +36,7 @@ from meguri.record.served import Served, as_json
 
 if TYPE_CHECKING:
     from meguri.data.contract import Contract
+    from meguri.record.ledger import Prediction
 
 SETTLE, SETTLED = 0.2, 2000  # how often, in seconds, and how many answers a worker settles beside its work
 log = logging.getLogger("meguri.rest")
@@ -263,22 +264,18 @@ class Service:
     async def queue(self) -> list[dict[str, Any]]:
         """The answers that wait for a person, oldest first."""
         most = self.options.rows
-        found: list[dict[str, Any]] = await self._looked(
-            lambda: list(map(_told, self._beside.queue(limit=most).to_dicts()))
-        )
+        found: list[dict[str, Any]] = await self._looked(lambda: list(map(_told, self._beside.queue(limit=most))))
         return found
 
     async def decision(self, id: str) -> dict[str, Any]:
         """What became of an answer: waiting, or decided, by whom and when. Raises ProblemError."""
-        found = await self._looked(
-            lambda: [row for row in self._beside.find(id).to_dicts() if row["prediction_id"] == id]
-        )
+        found = await self._looked(lambda: [one for one in self._beside.find(id) if one.prediction_id == id])
         if not found:
             raise ProblemError(404, f"there is no prediction '{id[:80]}'")
-        row = found[0]
-        if row["label"] is None:
-            return {**_told(row), "status": "waiting"}
-        return {**_told(row), "status": "decided", "value": row["label"], "by": row["source"], "at": row["label_at"]}
+        one = found[0]
+        if one.label is None:
+            return {**_told(one), "status": "waiting"}
+        return {**_told(one), "status": "decided", "value": one.label, "by": one.source, "at": one.label_at}
 
     async def _looked(self, look: Callable[[], Any]) -> Any:
         try:
@@ -306,10 +303,10 @@ def _within(contract: Contract, scores: Sequence[float]) -> None:
         raise ProblemError(500, f"the model's estimate breaks the contract: {bad['reason'][0]}")
 
 
-def _told(row: Mapping[str, Any]) -> dict[str, Any]:
-    features = row["features"]
+def _told(one: Prediction) -> dict[str, Any]:
     names = ("prediction_id", "key", "unit", "release", "score", "answer", "made_at", "due")
-    return {name: row[name] for name in names} | {"features": None if features is None else json.loads(features)}
+    features = None if one.features is None else json.loads(one.features)
+    return {name: getattr(one, name) for name in names} | {"features": features}
 
 
 _MICRO = (moment("1970-01-01T00:00:00.000001Z")) - moment("1970-01-01")
