@@ -40,7 +40,12 @@ DOORS = {
     "pandas": ["data/table.py"],
     "pandera": ["data/schema.py"],
     "prometheus_client": ["outlets/rest/metrics.py"],
-    "psycopg": ["data/engines/postgres.py", "data/online_sql.py", "record/ledger_postgres.py"],
+    "psycopg": [
+        "data/engines/postgres.py",
+        "data/online_sql.py",
+        "record/ledger_postgres.py",
+        "record/ledger_postgres_server.py",
+    ],
     "pyarrow": [
         "data/table.py",
         "data/engines/spark.py",

@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import quote
@@ -84,6 +84,26 @@ class PostgresServer:
         self.process.wait()
         self.rest.join()
         self.process.stderr.close()
+
+    @contextmanager
+    def hanging(self) -> Iterator[None]:
+        """Stop the processes where they are: connections stand, the system takes new ones, and nothing answers."""
+        self.stopped = [self.process.pid]
+        os.kill(self.process.pid, signal.SIGSTOP)  # first, so that it starts no more
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        self.stopped += map(int, children.split())
+        try:
+            for pid in self.stopped[1:]:
+                os.kill(pid, signal.SIGSTOP)
+            yield
+        finally:
+            self.go_on()
+
+    def go_on(self) -> None:
+        """Let what hangs go on."""
+        for pid in reversed(self.stopped):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
 
 @contextmanager

@@ -30,19 +30,25 @@ ROW = json.loads(rows("binary").drop("delay").head(1).write_json())[0]
 
 
 class Served:
-    """A project with two releases, of which the first is live in the outlet rest, and the service that `meguri serve` starts."""
+    """A project with two releases, of which the first is live in the outlet rest, and the service that `meguri serve` starts.
 
-    def __init__(self, root: Path, outlets: str = "outlets: {rest: {}}", task: str = "binary") -> None:
+    ``ledger`` is its URL when it is not the file in the outputs.
+    """
+
+    def __init__(
+        self, root: Path, outlets: str = "outlets: {rest: {}}", task: str = "binary", ledger: str | None = None
+    ) -> None:
         self.root = root
         write_project(root)
         settings = root / "hydra" / "default.yaml"
-        settings.write_text(settings.read_text().replace("outlets: {table: {}}", outlets))
+        more = f"ledger: {json.dumps(ledger)}\n" if ledger else ""
+        settings.write_text(settings.read_text().replace("outlets: {table: {}}", outlets) + more)
         self.outputs = root / "outputs"
         kind = LGBMRegressor if task == "regression" else LGBMClassifier
         for name, trees in (("r-1", 20), ("r-2", 5)):
             model = make_pipeline(prepared(scale=False), kind(n_estimators=trees, verbose=-1, n_jobs=1))
             build(fit(model, task), self.outputs / "releases" / name, task)
-        self.url = f"sqlite:///{self.outputs / 'ledger.db'}"
+        self.url = ledger or f"sqlite:///{self.outputs / 'ledger.db'}"
         self.ledger: Ledger = open_ledger(self.url)
         self.roll("r-1")
         self.process: subprocess.Popen[bytes] | None = None
@@ -54,12 +60,16 @@ class Served:
         at = AT + timedelta(seconds=len(self.ledger.rollouts()))
         rollout.promote(self.ledger, "rest", champion, at=at, why="test", by="test", **more)
 
-    def start(self, *options: str) -> None:
-        """Start the service and wait until it is ready."""
+    def launch(self, *options: str) -> None:
+        """Start the service."""
         command = [sys.executable, "-m", "meguri", "serve", "--port", str(self.port), *options]
         log = (self.root / "serve.log").open("ab")
         with log:
             self.process = subprocess.Popen(command, cwd=self.root, stdout=log, stderr=log, start_new_session=True)
+
+    def start(self, *options: str) -> None:
+        """Start the service and wait until it is ready."""
+        self.launch(*options)
         self.until(lambda: self.ask("GET", "/readyz")[0] == 200)
         with contextlib.suppress(FileNotFoundError):
             self.token = json.loads((self.outputs / "tokens.json").read_text())["first"]["token"]
@@ -99,6 +109,15 @@ class Served:
             return answer.status, told, json.loads(text) if "json" in told["content-type"] else text.decode()
         finally:
             connection.close()
+
+    def maps(self) -> str:
+        """What the memory of the service and its workers is mapped from."""
+        found = []
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):  # it has ended
+                if int(stat.read_text().rpartition(")")[2].split()[2]) == (self.process and self.process.pid):
+                    found.append((stat.parent / "maps").read_text())
+        return "".join(found)
 
     def kill(self) -> None:
         """End the service and its workers at once, as a failing machine does."""

@@ -75,6 +75,42 @@ def test_a_broken_release_is_refused_and_the_old_one_goes_on(alone: Served) -> N
     assert released(alone, ["on"]) == {"on": "r-2"}
 
 
+@pytest.mark.parametrize("name", ["manifest.json", "contract.json"])
+def test_a_file_cut_short_in_place_keeps_a_release_out(alone: Served, name: str) -> None:
+    path = alone.outputs / "releases" / "r-2" / name
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size // 2)
+    alone.roll("r-2")
+    alone.until(lambda: name in str(alone.ask("GET", "/readyz")[1]["refused"]))
+    assert released(alone, ["on"]) == {"on": "r-1"}
+
+
+def test_a_live_release_cut_short_in_place_goes_on_until_it_is_started_again(alone: Served) -> None:
+    assert released(alone, ["before"]) == {"before": "r-1"}
+    files = [path for path in (alone.outputs / "releases" / "r-1").rglob("*") if path.is_file()]
+    whole = {path: path.read_bytes() for path in files}
+    for path in files:
+        with path.open("r+b") as file:
+            file.truncate(path.stat().st_size // 2)
+    assert "onnxruntime" in alone.maps()
+    assert "/releases/" not in alone.maps()  # reading what is not there any more would end the process
+    assert released(alone, ["on"]) == {"on": "r-1"}
+    alone.roll("r-1", challengers={"r-2": 0.5})  # what is loaded is not loaded anew
+    alone.until(lambda: set(released(alone, [f"u{n}" for n in range(50)]).values()) == {"r-1", "r-2"})
+    alone.kill()
+    alone.launch()
+    alone.until(lambda: alone.ask("GET", "/healthz")[0] == 200)
+    status, headers, problem = alone.whole("GET", "/readyz")
+    assert (status, headers["retry-after"]) == (503, "1")
+    assert "no release is ready" in problem["detail"]
+    assert "manifest.json" in problem["detail"]
+    assert alone.ask("POST", "/predict", row("not"))[0] == 503
+    for path, content in whole.items():
+        path.write_bytes(content)
+    alone.until(lambda: alone.ask("GET", "/readyz")[0] == 200)
+    assert set(released(alone, [f"m{n}" for n in range(50)]).values()) == {"r-1", "r-2"}
+
+
 def test_kill_9_loses_no_answer_that_was_given(alone: Served) -> None:
     for _ in range(3):
         _, threads, got, failed = under_load(alone)

@@ -173,6 +173,22 @@ def test_several_workers_and_a_stop(tmp_path: Path) -> None:
         assert running.stop() == 0
 
 
+def test_a_worker_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
+    with serving(tmp_path / "alarm") as served:
+        assert served.process is not None
+        served.process.kill()
+        served.process.wait()
+        served.process = None
+        served.until(lambda: not listens(served.port))
+        served.start()
+        assert served.ask("POST", "/predict", row("again"))[0] == 200
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as one:
+        return one.connect_ex(("127.0.0.1", port)) == 0
+
+
 def test_a_slow_client_is_told(tmp_path: Path) -> None:
     served = Served(tmp_path / "alarm", "outlets: {rest: {seconds: 0.3}}")
     try:

@@ -62,16 +62,16 @@ def test_a_ledger_that_still_refuses_loses_nothing(tmp_path: Path) -> None:
         assert spool.drain(ledger) == 3
 
 
-def test_a_damaged_file_is_told_and_stays(tmp_path: Path) -> None:
+def test_a_damaged_file_is_told_and_stays_and_the_others_are_taken(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     (tmp_path / "0-damaged.jsonl").write_bytes(b"{never written by us\n")
-    with (
-        closing(open_ledger(f"sqlite:///{tmp_path}/ledger.db")) as ledger,
-        pytest.raises(ValueError, match="holds a line that is no answer"),
-    ):
-        spool.drain(ledger)
+    spool.add(answers(3))
+    with closing(open_ledger(f"sqlite:///{tmp_path}/ledger.db")) as ledger:
+        with pytest.raises(ValueError, match=r"0-damaged\.jsonl holds a line that is no answer"):
+            spool.drain(ledger)
+        assert ledger.settle() == 3
     assert spool.filled
-    assert (tmp_path / "0-damaged.jsonl").exists()
+    assert [path.name for path in tmp_path.glob("*.jsonl")] == ["0-damaged.jsonl"]
 
 
 def test_what_a_dead_process_left_is_taken_over_and_what_a_live_one_has_is_not(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
 
@@ -17,6 +18,7 @@ from record.ledger_writers import OPENER, PRUNER, WRITER, all_is_there, python
 from meguri.base.errors import LedgerError
 from meguri.record import ledger_postgres
 from meguri.record.ledger import Awaited, LabelCounts, open_ledger
+from meguri.record.ledger_postgres import PostgresLedger
 from meguri.testing.ledger_rows import hour, some_labels, some_predictions
 
 pytestmark = pytest.mark.slow
@@ -142,17 +144,41 @@ def test_a_server_that_crashes_in_the_middle_of_a_batch_has_none_of_it(
         assert ledger.write_labels(labels) == LabelCounts(new=20)
 
 
+def test_a_server_that_hangs_is_given_up_for_and_nothing_is_doubled(server: PostgresServer) -> None:
+    table = some_predictions(3)
+    with closing(open_ledger(server.url, limit=1)) as ledger, closing(open_ledger(server.url)) as patient:
+        with server.hanging():
+            for _ in range(2):  # on the connection that there was, and for want of another
+                with pytest.raises(LedgerError, match="the ledger cannot be used"):
+                    ledger.write_predictions(table)
+            with ThreadPoolExecutor() as threads:
+                later = threads.submit(patient.write_predictions, table)  # what has no limit waits
+                busy = [threads.submit(ledger.made) for _ in range(2)]
+                for future in busy:
+                    with pytest.raises(LedgerError):
+                        future.result()
+                assert not later.done()
+                server.go_on()
+                later.result()
+        ledger.write_predictions(table)
+        assert ledger.made()["count"].to_list() == [3]
+
+
 def test_an_answer_that_was_lost_is_asked_for_again(server: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rows had arrived, which the caller is told by the count."""
-    real, lost = ledger_postgres._copy, []
+    real, lost = PostgresLedger._do, []
 
-    def loses(db: Any, into: str, rows: Any) -> None:
-        real(db, into, rows)
-        if not lost:
-            lost.append(db.close())
-            raise psycopg.OperationalError("the connection is lost")
+    def loses(self: PostgresLedger, work: Any) -> Any:
+        def once(db: Any) -> Any:
+            found = work(db)
+            if found == 3 and not lost:
+                lost.append(db.close())
+                raise psycopg.OperationalError("the connection is lost")
+            return found
 
-    monkeypatch.setattr(ledger_postgres, "_copy", loses)
+        return real(self, once)
+
+    monkeypatch.setattr(PostgresLedger, "_do", loses)
     with closing(open_ledger(server.url)) as ledger:
         assert ledger.write_predictions(some_predictions(3)) == 0
         assert ledger.joined(as_of=hour(1000)).height == 3

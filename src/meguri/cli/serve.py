@@ -38,6 +38,7 @@ def serve(
     """Serve the live releases over HTTP: rows in, answers out, each in the ledger before it leaves."""
     from meguri.outlets.rest import server, service
     from meguri.outlets.rest import tokens as kept
+    from meguri.record.ledger import open_ledger
 
     opened = open_project(project)
     settings = dict(opened.plain_settings()["outlets"].get("rest") or {})
@@ -57,6 +58,7 @@ def serve(
         project=str(opened.root) if opened.has_features else None,
         **settings,
     )
+    open_ledger(opened.ledger_url).close()  # one that cannot be used is told here, not by each worker
     scheme = "http" if certificate is None else "https"
     typer.echo(f"serving on {scheme}://{host}:{port}; tokens: {file or 'none are asked for'}")
     server.serve(options, host=host, port=port, workers=workers, certificate=certificate, key=key)

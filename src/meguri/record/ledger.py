@@ -276,10 +276,12 @@ class Ledger(Protocol):
         """Let go of the store; closing again does nothing."""
 
 
-def open_ledger(url: str) -> Ledger:
+def open_ledger(url: str, *, limit: float | None = None) -> Ledger:
     """The ledger at ``url``, made when it is not there: ``sqlite:///outputs/ledger.db``, or four slashes for an absolute path.
 
     Or on a PostgreSQL server: ``postgres://user:password@host:5432/database``, where ``?schema=name`` keeps several apart.
+    After ``limit`` seconds a call is given up with a LedgerError: on a server when it has not ended (None: it may take as long
+    as it needs; opening always may), on a file when another process still writes to it (None: 30).
     Raises SettingsError for a URL that is none, LedgerError when the store cannot be opened.
     """
     scheme, _, rest = url.partition("://")
@@ -288,5 +290,5 @@ def open_ledger(url: str) -> Ledger:
         fix = "write sqlite:///outputs/ledger.db or postgres://user:password@host:5432/database"
         raise SettingsError(f"'{redact(url)}' is no ledger", where="ledger", fix=fix)
     kind = plugins.load(LEDGERS[scheme])
-    opened: Ledger = kind(Path(rest[1:])) if file else kind(url)
+    opened: Ledger = kind(Path(rest[1:]) if file else url, limit=limit)
     return opened

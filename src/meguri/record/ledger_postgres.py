@@ -5,20 +5,21 @@ from __future__ import annotations
 import logging
 import math
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import parse_qsl, unquote, urlsplit
 from uuid import UUID
 
 from meguri.base.clock import micros
-from meguri.base.errors import LedgerError, SettingsError
+from meguri.base.errors import LedgerError
 from meguri.base.extras import need
-from meguri.base.redact import MASK, redact
+from meguri.base.redact import redact
 from meguri.record import ledger_postgres_schema as schemas
+from meguri.record import ledger_postgres_server as servers
 from meguri.record.ledger import Event, Label, LabelCounts, Prediction
 from meguri.record.ledger_sql import PIECE, PRUNED, SETTLED, SqlLedger, clash, lines, predictions
 from meguri.record.served import unpack
@@ -29,10 +30,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 log = logging.getLogger("meguri.ledger")
 
-SCHEMA = "meguri"
 _EVER = 2**63 - 1
 _TRIES = 9  # of writers that wait for each other one goes on each time
-_WAIT = 10  # seconds for a connection
 _PREDICTION = ("id", "key", "time", "due", "made_at", "origin", "score", "answer", "unit", "abstained", "features")
 _COLUMNS = ", ".join(_PREDICTION)
 _ORIGIN = "release, run, outlet, arm, propensity"
@@ -44,15 +43,6 @@ _ADD_EVENTS = """
     INSERT INTO events (id, unit, at, kind, value)
     SELECT * FROM unnest(%s::text[], %s::text[], %s::bigint[], %s::text[], %s::double precision[])
     ON CONFLICT (id) DO NOTHING"""
-# An error's class -> the next step
-_FIXES = {
-    "3D": "make the database on the server, with: createdb NAME",
-    "28": "see that user and password are right, and that the server lets this user in",
-    "42501": "give this user the right: GRANT CREATE ON DATABASE, or GRANT ALL ON the schema and its tables",
-    "53100": "free some space on the server's disk and write again",
-    "25006": "this server takes no writes: give the address of the primary",
-}
-_FIX = "see that the server runs at that address and lets this user in, then do it again: nothing is written twice"
 
 
 class PostgresLedger(SqlLedger):
@@ -61,17 +51,20 @@ class PostgresLedger(SqlLedger):
     Other parameters of the URL are libpq's (``sslmode``, ``target_session_attrs``, …). A connection that broke is
     opened again by the next call. When it breaks before an answer came, the call is repeated once: a write that had
     arrived already is then told as known. When that fails too, LedgerError leaves open whether it had: write it again.
+    So it does when a call was given up after ``limit`` seconds, as a server that hangs breaks nothing off.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, limit: float | None = None) -> None:
         self.url = redact(url)
-        self._place, self._schema = _place(url)
+        self._place, self._schema = servers.place_of(url)
         self._lock = threading.RLock()
         self._db: Any = None
         self._forget = weakref.finalize(self, lambda: None)
         self._closed = False
         self._origins: dict[tuple[Any, ...], int] = {}
+        self._limit = math.inf  # while it is opened: tables may be made
         self._do(lambda _: None)
+        self._limit = math.inf if limit is None else limit
 
     def close(self) -> None:
         """Close the connection."""
@@ -315,11 +308,13 @@ class PostgresLedger(SqlLedger):
 
     def _do(self, work: Callable[[Any], T]) -> T:
         """What the work gives, which is done again when the connection broke or two writers waited for each other."""
-        psycopg, tries = need("psycopg"), 0
-        with self._lock:
+        psycopg, tries, end = need("psycopg"), 0, time.monotonic() + self._limit
+        if not self._lock.acquire(timeout=min(self._limit, threading.TIMEOUT_MAX)):
+            raise LedgerError("another call to the ledger has not ended yet", where=self.url, fix=servers.FIX)
+        try:
             while True:
                 try:
-                    return work(self._connected())
+                    return work(self._connected(end))
                 except LedgerError as error:
                     error.where = error.where or self.url
                     raise
@@ -330,56 +325,32 @@ class PostgresLedger(SqlLedger):
                         self._forget()
                         self._db = None
                     met = isinstance(error, psycopg.errors.DeadlockDetected)
-                    if not (broken and tries == 1) and not (met and tries < _TRIES):
-                        raise self._explained(error) from None  # its own text may hold the password
+                    again = (broken and tries == 1) or (met and tries < _TRIES)
+                    if not again or time.monotonic() >= end:
+                        raise servers.explained(
+                            error, self._place, self.url
+                        ) from None  # its own text may hold the password
+        finally:
+            self._lock.release()
 
-    def _connected(self) -> Any:
+    def _connected(self, end: float) -> Any:
         if self._closed:
             raise LedgerError("the ledger is closed", where=self.url, fix="open it again")
         if self._db is None:
-            psycopg = need("psycopg")
             self._origins.clear()  # another server may have taken over, which never got the last ones
-            db = psycopg.connect(**self._place, autocommit=True)
+            place, left = self._place, end - time.monotonic()
+            if left < (place["connect_timeout"] or math.inf):  # 0 is libpq's word for no limit
+                place = place | {"connect_timeout": max(1, math.ceil(left))}
+            db = servers.connection().connect(**place, autocommit=True)
+            db.end = end
             try:
                 schemas.prepare(db, self._schema)
             except BaseException:
                 db.close()
                 raise
             self._db, self._forget = db, weakref.finalize(self, db.close)  # for those who forget to close
+        self._db.end = end
         return self._db
-
-    def _explained(self, error: Any) -> LedgerError:
-        state = error.sqlstate or ""
-        fix = next((fix for code, fix in _FIXES.items() if state.startswith(code)), _FIX)
-        text = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        secret = self._place.get("password")
-        hidden = redact(text.replace(secret, MASK) if secret else text)
-        return LedgerError(f"the ledger cannot be used: {hidden}", where=self.url, fix=fix)
-
-
-def _place(url: str) -> tuple[dict[str, Any], str]:
-    """What libpq needs to know, and the schema.
-
-    Raises SettingsError for what is no URL, such as one whose password is not quoted.
-    """
-    psycopg = need("psycopg")
-    try:
-        parts = urlsplit(url)
-        if "@" in parts.path + parts.query + parts.fragment:
-            raise ValueError
-        place: dict[str, Any] = {
-            "host": parts.hostname, "port": parts.port, "dbname": unquote(parts.path[1:]) or None,
-            "user": unquote(parts.username) if parts.username else None,
-            "password": unquote(parts.password) if parts.password else None,
-        }  # fmt: skip
-        options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
-        schema = options.pop("schema", SCHEMA)
-        place = {"connect_timeout": _WAIT, "application_name": "meguri"} | place | options
-        psycopg.conninfo.make_conninfo(**place)
-    except (ValueError, psycopg.ProgrammingError):
-        fix = "write postgres://user:password@host:5432/database, with % codes for @ : / ? # and % in the password"
-        raise SettingsError(f"'{redact(url)}' is no ledger", where="ledger", fix=fix) from None
-    return {name: value for name, value in place.items() if value is not None}, schema
 
 
 def _copy(db: Any, into: str, rows: Iterable[tuple[Any, ...]]) -> None:

@@ -59,12 +59,14 @@ _FIXES = {
 class SqliteLedger(SqlLedger):
     """The ledger in the SQLite file ``path``, made with its folder when it is not there."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, limit: float | None = None) -> None:
         self.path = path
         self._lock = threading.RLock()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, timeout=BUSY, isolation_level=None, check_same_thread=False)
+            self._db = sqlite3.connect(
+                path, timeout=BUSY if limit is None else limit, isolation_level=None, check_same_thread=False
+            )
             try:
                 self._prepare()
             except BaseException:

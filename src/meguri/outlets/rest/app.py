@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import multiprocessing
 import os
 import re
 import secrets
+import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -177,9 +179,17 @@ class App:
             del self._reading[task]
 
     async def _sweep(self) -> None:
-        """End what reads a body for too long: one look now and then costs less than a timer for each request."""
+        """End what reads a body for too long: one look now and then costs less than a timer for each request.
+
+        And the worker, when the process that started it was killed: it would hold the port, and nobody would stop it.
+        """
+        parent = multiprocessing.parent_process()
         while True:
             await asyncio.sleep(min(0.5, self._options.seconds / 2))
+            if parent is not None and not parent.is_alive():
+                log.error("the service's first process has ended: this worker ends as well")
+                signal.raise_signal(signal.SIGTERM)
+                return
             late = time.monotonic() - self._options.seconds
             for task, began in self._reading.items():
                 if 0 < began < late:

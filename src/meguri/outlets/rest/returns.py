@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,17 @@ if TYPE_CHECKING:
     from meguri.data.contract import Contract
     from meguri.record.ledger import Ledger
 
-LATER = {"retry-after": "1"}
+log = logging.getLogger("meguri.rest")
+
+
+LONGEST = 500  # characters of a key
+
+
+def away(error: OSError) -> ProblemError:
+    """What a client is told of a ledger that cannot be used; the reason, which may name servers, is for the log."""
+    log.error("the ledger cannot be used: %s", error.what if isinstance(error, LedgerError) else "it does not answer")
+    what = "the ledger cannot be used now: ask again, and what is sent again counts once"
+    return ProblemError(503, what, headers={"retry-after": "1"})
 
 
 def objects(body: bytes, *, most: int) -> list[dict[str, Any]]:
@@ -37,7 +48,20 @@ def objects(body: bytes, *, most: int) -> list[dict[str, Any]]:
         raise ProblemError(422, "the body is a JSON object, or an array of some")
     if len(found) > most:
         raise ProblemError(413, f"{len(found)} in one request, and {most} are allowed: send fewer")
+    texts = [text for one in found for text in one.values() if isinstance(text, str)]
+    keepable(body, [one["id"] for one in found if isinstance(one.get("id"), str)], texts)
     return found
+
+
+def keepable(body: bytes, keys: Sequence[str], texts: Iterable[str] = ()) -> None:
+    """Raise ProblemError for a text that PostgreSQL cannot keep, or for a key that it cannot keep an index of.
+
+    On any ledger: what came at the same time is kept together with it, or not at all.
+    """
+    if len(body) > LONGEST and any(len(key) > LONGEST for key in keys):
+        raise ProblemError(422, f"a key is longer than the {LONGEST} characters that are allowed")
+    if b"\\u0000" in body and any("\0" in text for text in (*keys, *texts)):
+        raise ProblemError(422, "a text has the character NUL (\\u0000), which a ledger cannot keep: leave it out")
 
 
 def _refuse(name: str) -> Any:
@@ -85,7 +109,7 @@ def write_labels(
         except LedgerError as error:
             if "no prediction id" in error.what:
                 raise ProblemError(422, error.what) from error
-            raise ProblemError(503, error.what, headers=LATER) from error
+            raise away(error) from error
         counts = {what: count + getattr(done, what) for what, count in counts.items()}
     return counts
 
@@ -122,4 +146,4 @@ def write_events(ledger: Ledger, given: Sequence[Mapping[str, Any]], *, now: dat
     try:
         return {"new": ledger.write_events(events)}
     except LedgerError as error:
-        raise ProblemError(503, error.what, headers=LATER) from error
+        raise away(error) from error

@@ -76,7 +76,8 @@ class Service:
         self._ids, self._abstain = Ids(), Abstain(**options.abstain)
         self._online = None if options.project is None else Filler.of(Path(options.project))
         # the writer's own; whatever else looks and labels does so beside it
-        self._ledger, self._beside = open_ledger(options.ledger), open_ledger(options.ledger)
+        half = options.seconds / 2  # a request may wait for two commits: the one that is on its way, and its own
+        self._ledger, self._beside = (open_ledger(options.ledger, limit=half) for _ in range(2))
         self._writer: Writer | None = None
         self._together: Together | None = None
         self._spool = None if options.spool is None else Spool(Path(options.spool))
@@ -110,15 +111,20 @@ class Service:
         log.error("%s answers are spooled: the ledger cannot be written", count)
 
     async def _drain(self) -> None:
-        """Every second see whether the ledger takes what was spooled."""
+        """Every second see whether the ledger takes what was spooled; when it does, the writer asks it again."""
+        assert self._spool is not None
+        assert self._writer is not None
         while True:
-            if self._spool is not None and self._spool.filled:
+            if self._spool.filled:
+                away = False
                 try:
                     count = await asyncio.to_thread(self._spool.drain, self._beside)
                     if count:
                         log.info("%s spooled answers are in the ledger", count)
                 except (OSError, ValueError) as error:  # the ledger is still away, or a file is damaged
                     log.warning("what is spooled waits: %s", error)
+                    away = isinstance(error, LedgerError)
+                self._writer.spooling &= away
             await asyncio.sleep(1)
 
     async def _settle(self) -> None:
@@ -162,10 +168,16 @@ class Service:
         """The answers to a body of rows, each in the ledger before this returns."""
         live, now = self.live, time.time_ns() // 1000
         if self._online is not None:
-            body = await self._online.fill(body, live.champion.release.contract)
+            try:
+                async with asyncio.timeout(self.options.seconds):
+                    body = await self._online.fill(body, live.champion.release.contract)
+            except TimeoutError as error:
+                what = "the online table does not answer: ask again"
+                raise ProblemError(503, what, headers={"retry-after": "1"}) from error
         if self._writer is None or self._writer.waiting >= self.options.waiting:
             raise ProblemError(503, "too many requests wait for the ledger: ask again", headers={"retry-after": "1"})
         rows = self._read(live.champion, body, now)
+        returns.keepable(body, rows.keys, rows.units)
         replies: list[Any] = [None] * len(rows)
         answers: list[Served] = []
         for arm, places, some in self._split(live, rows, body, now):
@@ -269,7 +281,9 @@ class Service:
 
     async def decision(self, id: str) -> dict[str, Any]:
         """What became of an answer: waiting, or decided, by whom and when. Raises ProblemError."""
-        found = await self._looked(lambda: [one for one in self._beside.find(id) if one.prediction_id == id])
+        found = await self._looked(
+            lambda: [one for one in self._beside.find(id.replace("\0", "")) if one.prediction_id == id]
+        )
         if not found:
             raise ProblemError(404, f"there is no prediction '{id[:80]}'")
         one = found[0]
@@ -279,21 +293,36 @@ class Service:
 
     async def _looked(self, look: Callable[[], Any]) -> Any:
         try:
-            return await asyncio.to_thread(look)
+            return await self._within(look)
         except LedgerError as error:
-            raise ProblemError(503, error.what, headers={"retry-after": "1"}) from error
+            raise returns.away(error) from error
+
+    async def _within(self, work: Callable[[], Any]) -> Any:
+        """What a thread gives, in the time of a request. Raises ProblemError (503) when that is over.
+
+        Calls wait for each other; what is written nevertheless after a while is known when it is sent again.
+        """
+        try:
+            async with asyncio.timeout(self.options.seconds):
+                return await asyncio.to_thread(work)
+        except TimeoutError as error:
+            raise returns.away(error) from error
 
     async def labels(self, body: bytes, *, by: str) -> dict[str, int]:
         """Write labels that someone brings (one object or an array). Raises ProblemError."""
         given, contract = returns.objects(body, most=self.options.rows), self.live.champion.release.contract
-        return await asyncio.to_thread(
-            returns.write_labels, self._beside, contract, given, by=by, now=datetime.now(UTC)
+        now = datetime.now(UTC)
+        done: dict[str, int] = await self._within(
+            lambda: returns.write_labels(self._beside, contract, given, by=by, now=now)
         )
+        return done
 
     async def events(self, body: bytes) -> dict[str, int]:
         """Write what units did (one object or an array). Raises ProblemError."""
         given = returns.objects(body, most=self.options.rows)
-        return await asyncio.to_thread(returns.write_events, self._beside, given, now=datetime.now(UTC))
+        now = datetime.now(UTC)
+        done: dict[str, int] = await self._within(lambda: returns.write_events(self._beside, given, now=now))
+        return done
 
 
 def _within(contract: Contract, scores: Sequence[float]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from meguri.base.errors import LedgerError
+from meguri.base.files import sync_folder
 from meguri.record.ledger import Ledger
 from meguri.record.served import unpack
 
@@ -35,9 +36,7 @@ class Spool:
         try:
             with self._lock:
                 if self._own is None:
-                    self._folder.mkdir(parents=True, exist_ok=True)
-                    self._own = (self._folder / f"{os.getpid()}-{os.urandom(4).hex()}.jsonl").open("ab", buffering=0)
-                    fcntl.flock(self._own, fcntl.LOCK_EX)
+                    self._own = self._open()
                 end = self._own.seek(0, os.SEEK_END)
                 try:
                     if self._own.write(line) != len(line):
@@ -51,16 +50,38 @@ class Spool:
             fix = "free some space on the disk, or mend the ledger"
             raise LedgerError(f"the spool cannot be written: {error}", where=self._folder, fix=fix) from error
 
+    def _open(self) -> IO[bytes]:
+        """A file of this process's own, which has its name once it is locked: before, another would take it for one left behind."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / f"{os.getpid()}-{os.urandom(4).hex()}.jsonl"
+        draft = path.with_suffix(".new")
+        file = draft.open("ab", buffering=0)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            draft.rename(path)
+            sync_folder(self._folder)
+        except BaseException:
+            file.close()
+            draft.unlink(missing_ok=True)
+            raise
+        return file
+
     def drain(self, ledger: Ledger) -> int:
         """Write to the ledger what is kept, and forget it; how many answers. Raises LedgerError, OSError, or
-        ValueError for a line that is none; then it is still kept.
+        ValueError for a line that is none, once the other files are done; then it is still kept.
         """
+        self.filled = False
         self.close()  # what is added from now on goes into another file
-        count, self.filled = 0, False
+        count, damaged = 0, None
         try:
             for path in sorted(self._folder.glob("*.jsonl")):
                 with suppress(FileNotFoundError):  # another process has been faster
-                    count += _drain(path, ledger)
+                    try:
+                        count += _drain(path, ledger)
+                    except ValueError as error:
+                        damaged = error
+            if damaged is not None:
+                raise damaged
         except (OSError, ValueError):  # a LedgerError is an OSError
             self.filled = True
             raise

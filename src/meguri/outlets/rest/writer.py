@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from meguri.base.errors import LedgerError
@@ -20,7 +21,8 @@ Waiting = tuple[Sequence["Served"], asyncio.Future[None]]
 class Writer:
     """One for each process, in front of its ledger: a thread commits, and the loop goes on meanwhile.
 
-    What the ledger refuses goes to the ``spool``, where there is one. ``told`` is called with how many answers a commit held.
+    What the ledger refuses goes to the ``spool``, where there is one, and so does what comes after it while ``spooling``:
+    nobody waits again and again for a ledger that is away. ``told`` is called with how many answers a commit held.
     """
 
     def __init__(
@@ -31,7 +33,7 @@ class Writer:
         told: Callable[[int], None],
         spool: Callable[[bytes, int], None] | None = None,
     ) -> None:
-        self.waiting, self._spool = 0, spool
+        self.waiting, self.spooling, self._spool = 0, False, spool
         self._ledger, self._loop, self._told = ledger, loop, told
         self._gathered: list[Waiting] = []
         self._due = self._closed = False
@@ -75,12 +77,16 @@ class Writer:
         """All of a batch in one commit, or nothing of it."""
         answers = [served for some, _ in batch for served in some]
         packed, count = pack(answers), sum(len(served.ids) for served in answers)
+        if self.spooling and self._spool is not None:
+            with suppress(LedgerError):  # the spool cannot be written either: perhaps the ledger can again
+                return self._spool(packed, count)
         try:
             self._ledger.write_answers(packed)
             self._told(count)
         except LedgerError:
             if self._spool is None:
                 raise
+            self.spooling = True
             self._spool(packed, count)
 
     def _done(self, batch: Sequence[Waiting], error: BaseException | None) -> None:
