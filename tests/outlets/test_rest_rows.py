@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from meguri.base.clock import micros
 from meguri.data.contract import Contract
-from meguri.outlets.rest.rows import BadRowsError, Reader, Rows
+from meguri.outlets.rest.faults import BadRowsError
+from meguri.outlets.rest.rows import Reader, Rows
 
 NOW = datetime(2024, 3, 1, 12, tzinfo=UTC)
 COLUMNS = {

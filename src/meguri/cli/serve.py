@@ -36,8 +36,9 @@ def serve(
     project: show.Folder = ".",
 ) -> None:
     """Serve the live releases over HTTP: rows in, answers out, each in the ledger before it leaves."""
-    from meguri.outlets.rest import server, service
+    from meguri.outlets.rest import server
     from meguri.outlets.rest import tokens as kept
+    from meguri.outlets.rest.options import Options
     from meguri.record.ledger import open_ledger
 
     opened = open_project(project)
@@ -50,7 +51,7 @@ def serve(
         kept.read(file)
     if (certificate is None) != (key is None):
         raise SettingsError("TLS needs both --certificate and --key", where="meguri serve", fix="give both, or neither")
-    options = service.Options(
+    options = Options(
         ledger=opened.ledger_url,
         releases=str(opened.outputs / "releases"),
         tokens=None if file is None else str(file),

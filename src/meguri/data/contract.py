@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from meguri.base.clock import duration, moment, spell
 from meguri.base.errors import ContractError
+from meguri.data.plain import REPEAT
 from meguri.data.spec import Field, Rule, Schema
 from meguri.data.value import Value
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from meguri.data import reasons
 
+BOUNDS = ("ge", "gt", "le", "lt", "in_range")  # of a label, which an estimate of it must keep as well
 Task = Literal["binary", "multiclass", "regression"]
 
 
@@ -144,6 +146,22 @@ class Contract:
         return ContractError(what, where=f"contract {self.name}", fix=fix)
 
     @property
+    def score(self) -> Field:
+        """What a prediction's score must be: a probability, or an estimate within the bounds of the label's column."""
+        rules: tuple[Rule, ...] = (Rule("in_range", {"min_value": 0, "max_value": 1}),)
+        if self.task == "regression":
+            checks = self.labels().checks if self.label is not None else ()
+            rules = tuple(rule for rule in checks if rule.name in BOUNDS)
+        return Field("score", "Float64", checks=rules)
+
+    def labels(self) -> Field:
+        """The label's column. Raises ContractError when there is none."""
+        found = next((field for field in self.fields if field.name == self.label), None)
+        if found is None:
+            raise self._wrong(f"{self.name} names no label", "give label=…")
+        return found
+
+    @property
     def kinds(self) -> dict[str, str]:
         """The type of each column by its name (``spec.KINDS``), in order."""
         return {field.name: field.type for field in self.fields}
@@ -172,7 +190,7 @@ class Contract:
             raise self.empty()
         rows, masks, late = self.faults(found, now=now, labelled=labelled)
         twice = reasons.key_masks(rows, self.key)
-        repeats = twice.get(reasons.REPEAT)
+        repeats = twice.get(REPEAT)
         masks |= twice | reasons.unique_masks(rows, self.groups(labelled=labelled), repeats) | late
         as_found = self.as_found(found, rows)
         if not masks:

@@ -17,7 +17,7 @@ from meguri.base.errors import ContractError, DataError
 from meguri.base.files import locked, write_atomic
 from meguri.data.contract import Checked, Contract
 from meguri.data.fit import RetypedError, fit
-from meguri.data.reasons import REPEAT
+from meguri.data.plain import REPEAT
 from meguri.data.spec_polars import filler
 
 _AT = pl.Datetime("us", "UTC")

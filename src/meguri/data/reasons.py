@@ -6,18 +6,11 @@ from collections.abc import Sequence
 
 import polars as pl
 
+from meguri.data.plain import CONFLICT, REPEAT, not_unique
 from meguri.data.spec import Field
 from meguri.data.spec_polars import asks
 
 Masks = dict[str, pl.Series]
-
-CONFLICT = "duplicated key"
-REPEAT = "duplicated key (the same row again)"
-
-
-def not_unique(names: Sequence[str]) -> str:
-    """The reason of a row whose values in these columns come again."""
-    return f"{', '.join(names)}: not unique"
 
 
 def future(label: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from meguri.base.extras import need
-from meguri.outlets.rest.rows import Fault
+from meguri.outlets.rest.faults import Fault
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0)
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 
-from meguri.outlets.rest.rows import Fault
+from meguri.outlets.rest.faults import Fault
 
 SHOWN = 20  # faults that one answer tells
 TYPE = b"application/problem+json"

@@ -6,18 +6,17 @@ import json
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from dataclasses import asdict, replace
+from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
-
-import polars as pl
+from uuid import UUID
 
 from meguri.base.clock import moment
 from meguri.base.errors import LedgerError, MeguriError
-from meguri.data import doors
+from meguri.data.plain import Column, spelled
+from meguri.outlets.rest.faults import Fault
 from meguri.outlets.rest.problems import ProblemError
-from meguri.outlets.rest.rows import Fault
-from meguri.record import ledger_columns
-from meguri.record.ledger import Event
+from meguri.record.ledger import Event, Label
 
 if TYPE_CHECKING:
     from meguri.data.contract import Contract
@@ -75,54 +74,56 @@ def write_labels(
 
     Raises ProblemError.
     """
-    faults, found = [], {"prediction_id": list[dict[str, Any]](), "key": list[dict[str, Any]]()}
+    try:
+        column = Column(replace(contract.labels(), coerce=True))
+    except MeguriError as error:
+        raise ProblemError(422, error.what) from error
+    faults, labels, broken = [], [], []
     for place, one in enumerate(given):
         name = "prediction_id" if "prediction_id" in one else "key"
         if not isinstance(one.get(name), str):
             faults.append(Fault("a label names its prediction_id or key, a text", f"/{place}/{name}"))
-        if not isinstance(one.get("value"), bool | int | float | str):
+        elif name == "prediction_id" and not is_id(one[name]):
+            faults.append(Fault(f"'{one[name][:80]}' is no prediction id", f"/{place}/{name}"))
+        value = one.get("value")
+        if isinstance(value, bool | int | float | str):
+            value, wrong = judged(column, value)
+            broken += [Fault(why, f"/{place}/value") for why in wrong]
+        else:
             faults.append(Fault("'value' is a number, a text, true or false", f"/{place}/value"))
         try:
             known = moment(str(one["known_at"])) if "known_at" in one else now
         except MeguriError as error:
             faults.append(Fault(error.what, f"/{place}/known_at"))
             continue
-        found[name].append(
-            {name: one.get(name), "value": one.get("value"), "known_at": known, "source": str(one.get("source", by))}
-        )
+        labels.append(Label(value, known, str(one.get("source", by)), **{name: one.get(name)}))
     if faults:
         raise ProblemError(422, "these are no labels", faults)
-    checked = []
-    for labels in found.values():
-        if labels:
-            value = pl.Series([one.pop("value") for one in labels], strict=False)
-            if value.null_count():
-                raise ProblemError(422, "a label's value is larger than a number can be")
-            table = pl.DataFrame(labels, schema_overrides={"known_at": pl.Datetime("us", "UTC")}).with_columns(
-                value=value
-            )
-            checked.append(_checked(table, contract))
-    counts = {"new": 0, "same": 0, "corrected": 0, "unmatched": 0}
-    for table in checked:
-        try:
-            done = ledger.write_labels(ledger_columns.labels(table))
-        except LedgerError as error:
-            if "no prediction id" in error.what:
-                raise ProblemError(422, error.what) from error
-            raise away(error) from error
-        counts = {what: count + getattr(done, what) for what, count in counts.items()}
-    return counts
-
-
-def _checked(table: pl.DataFrame, contract: Contract) -> pl.DataFrame:
+    if broken:
+        raise ProblemError(422, "the labels break the contract", broken)
     try:
-        checked = doors.labels(table, contract)
-    except MeguriError as error:
-        raise ProblemError(422, error.what) from error
-    if checked.quarantined.height:
-        faults = [Fault(f"{row['value']}: {row['reason']}") for row in checked.quarantined.to_dicts()]
-        raise ProblemError(422, "the labels break the contract", faults)
-    return checked.rows
+        return asdict(ledger.write_labels(labels))
+    except LedgerError as error:
+        raise away(error) from error
+
+
+def is_id(text: str) -> bool:
+    """Whether it is a prediction id."""
+    try:
+        return str(UUID(text)) == text.lower()
+    except ValueError:
+        return False
+
+
+def judged(column: Column, given: Any) -> tuple[float | str | None, list[str]]:
+    """A label's value as the ledger keeps it, and what is wrong with it."""
+    name, kind = column.field.name, column.field.type
+    try:
+        value = column.read(given, flags=True)
+    except (ValueError, OverflowError):
+        return None, [f"{name}: {json.dumps(given)[:60]} cannot be read as {kind}"]
+    kept = value if isinstance(value, str) else spelled(value) if isinstance(value, date) else float(value)
+    return kept, column.faults(value)
 
 
 def write_events(ledger: Ledger, given: Sequence[Mapping[str, Any]], *, now: datetime) -> dict[str, int]:

@@ -1,48 +1,31 @@
-"""A request's rows: JSON to values that keep the contract, without a frame where that is possible.
+"""A request's rows: JSON to values that keep the contract.
 
-Two ways read the same: a decoder made of the contract, which takes what is surely good in a few microseconds, and the
-contract itself, which is asked whenever the decoder refuses, so that it alone says what is wrong.
+A decoder made of the contract takes what is surely good in a few microseconds. What it refuses is read value by value
+(``faults``), which takes it (3.0 for 3) or says what is wrong.
 """
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from operator import attrgetter, itemgetter
 from typing import Annotated, Any
-
-import polars as pl
 
 from meguri.base.clock import from_micros, micros
 from meguri.base.errors import ContractError, SettingsError
 from meguri.base.extras import need
 from meguri.data.contract import Contract
+from meguri.data.plain import Column, spelled
 from meguri.data.spec import Field, Rule
-from meguri.data.spec_polars import asks
+from meguri.outlets.rest import faults
+from meguri.outlets.rest.faults import BadRowsError, Fault
 
+_NUL = b"\\u0000"  # no ledger can keep it: PostgreSQL would refuse the whole commit
 KNOWN = 10_000  # texts of a column whose check is remembered
 _BOUNDS = {"ge": "min_value", "gt": "min_value", "le": "max_value", "lt": "max_value"}
 _TEXT = ("isin", "notin", "eq", "ne", "str_matches", "str_contains", "str_startswith", "str_endswith", "str_length")
-
-
-@dataclass(frozen=True)
-class Fault:
-    """What is wrong with a request: a sentence, and where it is as a JSON pointer (RFC 6901); "" is the whole body."""
-
-    what: str
-    pointer: str = ""
-
-
-class BadRowsError(Exception):
-    """Rows that break the contract (``status`` 422) or are no JSON rows at all (400)."""
-
-    def __init__(self, status: int, faults: Sequence[Fault]) -> None:
-        super().__init__(faults[0].what)
-        self.status, self.faults = status, tuple(faults)
 
 
 @dataclass(frozen=True)
@@ -83,22 +66,24 @@ class Reader:
         msgspec = need("msgspec")
         self.contract, self._errors = contract, (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
         self.unit = unit or contract.group
-        if self.unit is not None and self.unit not in contract.types:
+        if self.unit is not None and self.unit not in contract.kinds:
             what = f"outlets.rest.unit names '{self.unit}', and {contract.name} has no such column"
-            raise ContractError(what, where="hydra/default.yaml", fix=f"it has {', '.join(contract.types)}")
+            raise ContractError(what, where="hydra/default.yaml", fix=f"it has {', '.join(contract.kinds)}")
+        self._judge = faults.Judge(contract)
         fields = contract.asked(labelled=False)
         self._names = [field.name for field in fields]
         places = {name: f"f{place}" for place, name in enumerate(self._names)}
         self._time = attrgetter(places[contract.time])
         self._key: Callable[[Any], Any] = attrgetter(*(places[name] for name in contract.key))
-        self._texts = [contract.types[name] for name in contract.key] == [pl.String()]  # a key is then its own text
+        self._texts = [contract.kinds[name] for name in contract.key] == ["String"]  # a key is then its own text
         self._unit = None if self.unit is None else attrgetter(places[self.unit])
         self._features = list(contract.features)
         self._row = attrgetter(*(places[name] for name in self._features))
         self._checks: list[tuple[Callable[[Any], Any], Callable[[Any], bool]]] = []
         columns = []
         self.fast = not contract.strict
-        for field in fields:
+        for column in self._judge.columns:
+            field = column.field
             kind = _kind(field, msgspec)
             if kind is None:
                 self.fast = False
@@ -108,8 +93,8 @@ class Reader:
                 typed = typed | None
             columns.append((places[field.name], typed, *_default(field, contract)))
             if remaining:
-                self._checks.append((attrgetter(places[field.name]), _texts(field, remaining)))
-        self.fast = self.fast and all(contract.types[name] in _KEYS for name in [*contract.key, *self._own_unit()])
+                self._checks.append((attrgetter(places[field.name]), _texts(column, remaining)))
+        self.fast = self.fast and all(contract.kinds[name] in _KEYS for name in [*contract.key, *self._own_unit()])
         self._more_unique = bool(contract.groups(labelled=False))
         if self.fast:
             row: Any = msgspec.defstruct(
@@ -126,7 +111,7 @@ class Reader:
         A row without its time is of ``now`` (microseconds since 1970). Raises BadRowsError.
         """
         one = body.lstrip()[:1] != b"["
-        if self.fast:
+        if self.fast and _NUL not in body:
             try:
                 found = [self._one.decode(body)] if one else self._many.decode(body)
             except self._errors:
@@ -157,46 +142,18 @@ class Reader:
 
     def _slow(self, body: bytes, now: int, most: int, one: bool) -> Rows:
         """What the contract itself says of the rows."""
-        rows = _objects(body, one)
+        rows = faults.objects(body, one)
         if len(rows) > most:
             raise BadRowsError(413, [Fault(f"{len(rows)} rows in one request, and {most} are allowed: send fewer")])
-        contract = self.contract
-        for row in rows:
-            if row.get(contract.time) is None:
-                row[contract.time] = from_micros(now).isoformat()
-        asked = contract.asked(labelled=False)
-        here = [Fault(f"'{f.name}' is missing", _pointer(one, place, f.name)) for place, row in enumerate(rows) for f in asked
-                if f.required and f.default is None and not f.nullable and f.name not in row]  # fmt: skip
-        if here:
-            raise BadRowsError(422, here)
-        columns = {}
-        for field in asked:
-            if any(field.name in row for row in rows):
-                columns[field.name] = _column(field, [row.get(field.name) for row in rows], one)
-            elif field.required:
-                columns[field.name] = pl.repeat(None, len(rows), dtype=field.dtype, eager=True)
-        if contract.strict:
-            extra = [(place, name) for place, row in enumerate(rows) for name in row if name not in contract.types]
-            if extra:
-                what = "is not in the contract, which is strict"
-                raise BadRowsError(
-                    422, [Fault(f"'{name}' {what}", _pointer(one, place, name)) for place, name in extra]
-                )
-        table = pl.DataFrame([column.alias(name) for name, column in columns.items()])
-        try:
-            checked = contract.check(table, labelled=False)
-        except ContractError as error:
-            raise BadRowsError(422, [Fault(f"{error.what}: {error.where}")]) from error
-        if checked.quarantined.height:
-            raise BadRowsError(422, _faults(self.contract, table, one))
-        good = checked.rows
-        keys = contract.key_of(good).to_list()
-        units = keys if self.unit is None else _units(good[self.unit].to_list(), keys)
-        values = {name: good[name].to_list() for name in contract.features}
-        return Rows(keys, units, good[contract.time].dt.epoch("us").to_list(), values, one)
+        good = self._judge.values(rows, one=one, now=from_micros(now))
+        given = zip(*(good[name] for name in self.contract.key), strict=True)
+        keys = [_key(key[0] if len(key) == 1 else key) for key in given]
+        units = keys if self.unit is None else _units(good[self.unit], keys)
+        values = {name: good[name] for name in self.contract.features}
+        return Rows(keys, units, [*map(_micros, good[self.contract.time])], values, one)
 
 
-_KEYS = {pl.String(), *(getattr(pl, f"{sign}Int{bits}")() for sign in ("", "U") for bits in (8, 16, 32, 64))}
+_KEYS = {"String", *(f"{sign}Int{bits}" for sign in ("", "U") for bits in (8, 16, 32, 64))}
 
 
 def _kind(field: Field, msgspec: Any) -> tuple[Any, list[Rule]] | None:
@@ -246,15 +203,15 @@ def _kind(field: Field, msgspec: Any) -> tuple[Any, list[Rule]] | None:
     return (Annotated[base, msgspec.Meta(**meta)] if meta else base), rest
 
 
-def _texts(field: Field, rules: Sequence[Rule]) -> Callable[[Any], bool]:
-    """Whether a value passes: the contract's own check of it, remembered for as many values as a column of codes has."""
+def _texts(column: Column, rules: Sequence[Rule]) -> Callable[[Any], bool]:
+    """Whether a value passes, remembered for as many values as a column of codes has."""
     known: dict[Any, bool] = {}
+    checks = [passes for rule, passes in column.checks if rule in rules]
 
     def passes(value: Any) -> bool:
         found = known.get(value)
         if found is None:
-            table = pl.DataFrame({field.name: pl.Series([value], dtype=field.dtype)})
-            found = bool(table.select(pl.all_horizontal(asks(rule, field) for rule in rules)).item())
+            found = all(check(value) for check in checks)
             if len(known) < KNOWN:
                 known[value] = found
         return found
@@ -270,9 +227,12 @@ def _default(field: Field, contract: Contract) -> tuple[Any, ...]:
 
 
 def _key(value: Any) -> str:
+    """The text of a key, several parts joined by "|", as ``Contract.key_of`` gives it."""
     if not isinstance(value, tuple):
-        return str(value)
-    parts = (part.replace("\\", "\\\\").replace("|", "\\|") if isinstance(part, str) else str(part) for part in value)
+        return spelled(value)
+    parts = (
+        part.replace("\\", "\\\\").replace("|", "\\|") if isinstance(part, str) else spelled(part) for part in value
+    )
     return "|".join(parts)
 
 
@@ -284,99 +244,3 @@ def _units(values: Iterable[Any], keys: Sequence[str]) -> list[str]:
 def _micros(time: datetime) -> int:
     zoned = time.replace(tzinfo=UTC) if time.tzinfo is None else time
     return micros(zoned)
-
-
-def _objects(body: bytes, one: bool) -> list[dict[str, Any]]:
-    """The rows of a body as plain objects. Raises BadRowsError for what is no JSON, or no object of values."""
-
-    def refuse(name: str) -> Any:
-        raise BadRowsError(400, [Fault(f"{name} is no JSON: leave the value out, or write null")])
-
-    try:
-        given = json.loads(body, parse_constant=refuse)
-    except (ValueError, RecursionError) as error:
-        text = "nested too deep" if isinstance(error, RecursionError) else str(error)
-        raise BadRowsError(400, [Fault(f"the body is no JSON: {text}")]) from error
-    rows = [given] if one else given
-    if not rows:
-        raise BadRowsError(422, [Fault("there is no row in the body")])
-    faults = [
-        Fault("a row is a JSON object", "" if one else f"/{place}")
-        for place, row in enumerate(rows)
-        if not isinstance(row, dict)
-    ]
-    faults = faults or [
-        Fault(f"'{name}' is no single value", _pointer(one, place, name))
-        for place, row in enumerate(rows)
-        for name, value in row.items()
-        if isinstance(value, dict | list)
-    ]
-    if faults:
-        raise BadRowsError(422, faults)
-    return list(rows)
-
-
-def _column(field: Field, values: list[Any], one: bool) -> pl.Series:
-    """A column of JSON values; raises BadRowsError where a value is of another kind than the field."""
-    faults, found = [], []
-    for place, value in enumerate(values):
-        try:
-            found.append(None if value is None else _value(field, value))
-        except (ValueError, OverflowError):
-            what = f"{field.name}: expected {field.type}, found {_spelled(value)}"
-            faults.append(Fault(what, _pointer(one, place, field.name)))
-    if faults:
-        raise BadRowsError(422, faults)
-    if field.type in ("Date", "Datetime"):
-        return pl.Series(found, dtype=field.dtype)
-    kinds = {type(value) for value in found if value is not None}
-    if len(kinds) > 1:  # JSON says 1 for 1.0; text among numbers is there only where the contract reads text
-        found = [None if value is None else str(value) if str in kinds else float(value) for value in found]
-    return pl.Series(found)
-
-
-def _value(field: Field, value: Any) -> Any:
-    """A JSON value as a table would hold it; raises ValueError for one of another kind."""
-    if isinstance(value, str):
-        if re.search("[\ud800-\udfff]", value):  # JSON can spell a lone surrogate, and no text has one
-            raise ValueError
-        if field.type == "Datetime":
-            time = datetime.fromisoformat(value)
-            return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
-        if field.type == "Date":
-            return date.fromisoformat(value)
-        if field.type == "String" or field.coerce:
-            return value
-        raise ValueError
-    if field.type in ("Date", "Datetime") or (field.type == "String" and not field.coerce):
-        raise ValueError
-    if "Int" in field.type and not -(2**63) <= value < (2**64 if field.type == "UInt64" else 2**63):
-        raise ValueError
-    if isinstance(value, float) and ("Int" in field.type or field.type == "Boolean") and not value.is_integer():
-        raise ValueError
-    return float(value) if isinstance(value, int) and field.is_float and not isinstance(value, bool) else value
-
-
-def _spelled(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"
-
-
-def _pointer(one: bool, place: int, name: str) -> str:
-    escaped = name.replace("~", "~0").replace("/", "~1")
-    return f"/{escaped}" if one else f"/{place}/{escaped}"
-
-
-def _faults(contract: Contract, table: pl.DataFrame, one: bool) -> list[Fault]:
-    """The reasons of each bad row, one fault each."""
-    from meguri.data import reasons
-
-    rows, masks, _ = contract.faults(table, now=None, labelled=False)
-    masks |= reasons.key_masks(rows, contract.key)
-    masks |= reasons.unique_masks(rows, contract.groups(labelled=False), masks.get(reasons.REPEAT))
-    found = []
-    for why, mask in masks.items():
-        name = why.partition(":")[0]
-        named = name if name in contract.types else contract.key[0]
-        found += [Fault(why, _pointer(one, place, named)) for place in mask.arg_true().to_list()]
-    return found

@@ -10,24 +10,24 @@ import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import polars as pl
 
 from meguri.base.clock import moment
 from meguri.base.errors import LedgerError, MeguriError
 from meguri.base.ids import Ids
-from meguri.data import doors
+from meguri.data.plain import Column
 from meguri.outlets.rest import returns
 from meguri.outlets.rest.abstain import Abstain
+from meguri.outlets.rest.faults import BadRowsError
 from meguri.outlets.rest.fill import Filler
 from meguri.outlets.rest.live import Arm, Follower, Live
 from meguri.outlets.rest.metrics import Metrics
+from meguri.outlets.rest.options import Options
 from meguri.outlets.rest.problems import ProblemError
-from meguri.outlets.rest.rows import BadRowsError, Rows
+from meguri.outlets.rest.rows import Rows
 from meguri.outlets.rest.spool import Spool
 from meguri.outlets.rest.together import Together
 from meguri.outlets.rest.writer import Writer
@@ -40,32 +40,6 @@ if TYPE_CHECKING:
 
 SETTLE, SETTLED = 0.2, 2000  # how often, in seconds, and how many answers a worker settles beside its work
 log = logging.getLogger("meguri.rest")
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a service is told: where its ledger and releases are, and its limits.
-
-    ``abstain`` has ``below`` and ``slices``: which answers are left to a person. ``project`` is the folder whose
-    ``src/features.py`` says what the online table has; None: rows bring all their values. ``spool`` is the folder for answers
-    that the ledger cannot take; None: they are refused. ``features`` says what of a row
-    is kept with its answer: its values, their hash, or nothing. ``rows``, ``body`` (bytes) and ``seconds`` bound one
-    request, ``waiting`` how many may wait for the ledger at once.
-    """
-
-    ledger: str
-    releases: str
-    tokens: str | None
-    outlet: str = "rest"
-    unit: str | None = None
-    abstain: Mapping[str, Any] = field(default_factory=dict)
-    project: str | None = None
-    spool: str | None = None
-    features: str = "values"
-    rows: int = 1000
-    body: int = 2**20
-    seconds: float = 10.0
-    waiting: int = 1000
 
 
 class Service:
@@ -327,9 +301,14 @@ class Service:
 
 def _within(contract: Contract, scores: Sequence[float]) -> None:
     """Raise ProblemError for an estimate beyond the bounds of the label's column."""
-    bad = doors.answers(pl.DataFrame({"score": scores}, schema={"score": pl.Float64}), contract).quarantined
-    if bad.height:
-        raise ProblemError(500, f"the model's estimate breaks the contract: {bad['reason'][0]}")
+    faults = next(filter(None, map(_estimate(contract).faults, scores)), None)
+    if faults:
+        raise ProblemError(500, f"the model's estimate breaks the contract: {'; '.join(faults)}")
+
+
+@lru_cache(16)
+def _estimate(contract: Contract) -> Column:
+    return Column(contract.score)
 
 
 def _told(one: Prediction) -> dict[str, Any]:
