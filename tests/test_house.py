@@ -36,6 +36,7 @@ DOORS = {
     "onnx": ["record/onnx.py"],
     "onnxmltools": ["record/onnx.py"],
     "onnxruntime": ["record/onnx.py"],
+    "opentelemetry": ["outlets/rest/traces.py"],
     "optuna": ["loop/search.py"],
     "pandas": ["data/table.py"],
     "pandera": ["data/schema.py"],

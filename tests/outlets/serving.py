@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -54,6 +55,7 @@ class Served:
         self.process: subprocess.Popen[bytes] | None = None
         self.port = free()
         self.token = ""
+        self.tls: ssl.SSLContext | None = None  # how a client checks the service's certificate
 
     def roll(self, champion: str, **more: Any) -> None:
         """Another rollout, later than those before it."""
@@ -98,7 +100,10 @@ class Served:
 
     def whole(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, dict[str, str], Any]:
         """The status, the headers and the JSON (or text) of an answer."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        if self.tls is None:
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        else:
+            connection = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=30, context=self.tls)
         try:
             given = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
             own = {"authorization": f"Bearer {self.token}"} if self.token else {}

@@ -110,6 +110,52 @@ def test_each_fault_is_named() -> None:
     assert told([GOOD] * 3, most=2)[0] == 413
 
 
+def test_all_faults_of_all_rows_are_told_at_once_in_their_order() -> None:
+    rows = [
+        {**GOOD, "id": "o0", "small": 300, "a/b ~c": 1.5, "shop": [4], "code": 7},
+        GOOD,
+        {"id": "o2", "at": "soon", "code": "XX", "flag": 2, "small": None, "more": {"any": "thing"}},
+        {**GOOD, "id": "o3", "big": -1},
+    ]
+    assert told(rows) == (
+        422,
+        [
+            ("/0/code", "code: expected String, found 7"),
+            ("/0/small", "small: expected Int8, found 300"),
+            ("/0/shop", "'shop' is no single value"),
+            ("/0/a~1b ~0c", "a/b ~c: in_range(-1, 1, include_max=False)"),
+            ("/2/at", 'at: expected Datetime, found "soon"'),
+            ("/2/flag", "flag: expected Boolean, found 2"),
+            ("/2/shop", "'shop' is missing"),
+            ("/2/code", "code: notin(['XX'])"),
+            ("/2/small", "small: null"),
+            ("/3/big", "big: expected UInt64, found -1"),
+        ],
+    )
+
+
+def test_a_row_that_cannot_be_read_is_not_held_against_what_needs_it_whole() -> None:
+    columns = {name: COLUMNS[name] for name in ("id", "at", "small", "shop")}
+    schema = pa.DataFrameSchema(columns, unique=["small", "shop"], strict=True, name="Sum")
+    reader = Reader(Contract(schema, key="id", time="at", label=None))
+
+    def faults(*rows: dict[str, Any]) -> list[tuple[str, str, str | None]]:
+        with pytest.raises(BadRowsError) as error:
+            reader.read(json.dumps(rows).encode(), now=micros(NOW), most=100)
+        return [(fault.pointer, fault.what, fault.column) for fault in error.value.faults]
+
+    whole = {"id": "a", "small": 1, "shop": 2}
+    assert reader.read(json.dumps(whole).encode(), now=micros(NOW), most=100).values == {"small": [1], "shop": [2]}
+    assert faults(whole, whole | {"id": "b"}) == [(f"/{n}/id", "small, shop: not unique", None) for n in (0, 1)]
+    broken = {"id": "c", "small": "1", "x:y": 1}
+    assert faults(whole, whole | {"id": "a"}, broken) == [
+        ("/1/id", "duplicated key (the same row again)", None),
+        ("/2/small", 'small: expected Int8, found "1"', "small"),
+        ("/2/shop", "'shop' is missing", "shop"),
+        ("/2/x:y", "'x:y' is not in the contract, which is strict", None),
+    ]
+
+
 @pytest.mark.parametrize(
     "body", [b"", b"{", b"\xff", b'{"id": NaN}', b'{"id": Infinity}', b"[" * 100_000, b'{"id": 1} x', b"null,"]
 )

@@ -170,6 +170,9 @@ def test_several_workers_and_a_stop(tmp_path: Path) -> None:
         status, text = running.ask("GET", "/metrics")
         assert status == 200
         assert "meguri_answers_total" in text
+        told = running.ask("GET", "/openapi.json")[1]
+        assert (told["security"], "securitySchemes" in told["components"]) == ([], False)
+        assert not {"401", "403", "429"} & told["paths"]["/predict"]["post"]["responses"].keys()
         assert running.stop() == 0
 
 

@@ -56,10 +56,10 @@ import importlib, os, sys
 from meguri.record.ledger import open_ledger
 from meguri.testing.ledger_rows import hour
 module = importlib.import_module(sys.argv[2])
-def some(deletes=module.PRUNED):
-    yield from deletes[:2]
+def some(all=module.pruning, **which):
+    yield from all(**which)[:2]
     os.kill(os.getpid(), 9)
-module.PRUNED = some()
+module.pruning = some
 open_ledger(sys.argv[1]).prune(hour(30))
 """
 

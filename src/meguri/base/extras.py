@@ -25,6 +25,7 @@ EXTRAS = {
     "onnx": "sklearn",
     "onnxmltools": "lightgbm",
     "onnxruntime": "onnx",
+    "opentelemetry": "traces",
     "optuna": "search",
     "pandas": "data",
     "pandera": "data",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -49,8 +50,11 @@ def serve(
         kept.make(file)
     if file is not None:
         kept.read(file)
-    if (certificate is None) != (key is None):
-        raise SettingsError("TLS needs both --certificate and --key", where="meguri serve", fix="give both, or neither")
+    server.check(host, port, certificate, key)
+    if opened.has_features and find_spec("polars") is None:  # told here, not by each worker
+        from meguri.outlets.rest import fill
+
+        fill.read(opened.root)
     options = Options(
         ledger=opened.ledger_url,
         releases=str(opened.outputs / "releases"),

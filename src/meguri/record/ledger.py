@@ -113,6 +113,16 @@ class Prediction(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Old:
+    """What a ledger has from before a moment: predictions that were due then, of which ``awaited`` have no label yet, labels, events."""
+
+    predictions: int
+    awaited: int
+    labels: int
+    events: int
+
+
+@dataclass(frozen=True)
 class LabelCounts:
     """What became of written labels, counted by prediction; ``unmatched`` counts rows that met no prediction.
 
@@ -266,10 +276,14 @@ class Ledger(Protocol):
     def turns(self) -> list[TurnRecord]:
         """The latest state of every turn, in the order in which they began."""
 
-    def prune(self, before: datetime) -> int:
+    def old(self, before: datetime) -> Old:
+        """How much there is from before that moment: what ``prune`` would delete."""
+
+    def prune(self, before: datetime, *, awaited: bool = True) -> int:
         """Delete the predictions due before that moment with their labels, and the events; return how many predictions.
 
-        Rollouts, gate uses and turns stay. A prediction that is written again afterwards is a new one.
+        With ``awaited=False`` those that have no label yet stay. Rollouts, gate uses and turns stay. A prediction that is
+        written again afterwards is a new one.
         """
 
     def close(self) -> None:

@@ -21,7 +21,7 @@ from meguri.base.redact import redact
 from meguri.record import ledger_postgres_schema as schemas
 from meguri.record import ledger_postgres_server as servers
 from meguri.record.ledger import Event, Label, LabelCounts, Prediction
-from meguri.record.ledger_sql import PIECE, PRUNED, SETTLED, SqlLedger, clash, lines, predictions
+from meguri.record.ledger_sql import PIECE, SETTLED, SqlLedger, clash, lines, predictions, pruning
 from meguri.record.served import unpack
 
 if TYPE_CHECKING:
@@ -291,7 +291,7 @@ class PostgresLedger(SqlLedger):
     def _all(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
         return self._do(lambda db: list(db.execute(sql.replace("?", "%s"), values).fetchall()))
 
-    def prune(self, before: datetime) -> int:
+    def prune(self, before: datetime, *, awaited: bool = True) -> int:
         """Delete in one transaction, which tells the triggers that it may; the space goes to what is written next."""
 
         self.settle()
@@ -300,7 +300,10 @@ class PostgresLedger(SqlLedger):
             with db.transaction():
                 schemas.lock(db, self._schema, "labels")  # none may come meanwhile for what goes
                 db.execute("SET LOCAL meguri.prune = 'on'")
-                return int([db.execute(sql.replace("?", "%s"), (micros(before),)).rowcount for sql in PRUNED][-1])
+                deleted = [
+                    db.execute(sql.replace("?", "%s"), (micros(before),)).rowcount for sql in pruning(awaited=awaited)
+                ]
+                return int(deleted[-1])
 
         return self._do(write)
 

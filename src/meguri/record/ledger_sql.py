@@ -11,7 +11,7 @@ from uuid import UUID
 
 from meguri.base.clock import from_micros, micros
 from meguri.base.errors import LedgerError
-from meguri.record.ledger import Awaited, Experiment, GateUse, Label, Prediction, Rollout, TurnRecord
+from meguri.record.ledger import Awaited, Experiment, GateUse, Label, Old, Prediction, Rollout, TurnRecord
 
 if TYPE_CHECKING:
     import polars as pl
@@ -30,13 +30,20 @@ _MADE = """
           FROM predictions GROUP BY origin) AS made ON origin = n ORDER BY n"""
 
 
-# What `prune` deletes before a moment, in this order; the predictions last, whose count it tells.
-PRUNED = (
-    "DELETE FROM events WHERE at < ?",
-    "DELETE FROM labels WHERE prediction IN (SELECT n FROM predictions WHERE due < ?)",
-    "DELETE FROM awaiting WHERE due < ?",
-    "DELETE FROM predictions WHERE due < ?",
-)
+_OLD = """
+    SELECT (SELECT count(*) FROM predictions WHERE due < ?), (SELECT count(*) FROM awaiting WHERE due < ?),
+           (SELECT count(*) FROM labels WHERE prediction IN (SELECT n FROM predictions WHERE due < ?)),
+           (SELECT count(*) FROM events WHERE at < ?)"""
+
+
+def pruning(*, awaited: bool) -> tuple[str, ...]:
+    """What deletes before a moment, in this order; the predictions last, whose count is told."""
+    return (
+        "DELETE FROM events WHERE at < ?",
+        "DELETE FROM labels WHERE prediction IN (SELECT n FROM predictions WHERE due < ?)",
+        *(["DELETE FROM awaiting WHERE due < ?"] if awaited else []),
+        "DELETE FROM predictions WHERE due < ? AND NOT EXISTS (SELECT 1 FROM awaiting WHERE prediction = predictions.n)",
+    )
 
 
 PIECE = 10_000  # rows read at a time
@@ -164,6 +171,10 @@ class SqlLedger:
         sql = """SELECT count(*) FROM predictions WHERE time >= ? AND time < ?
                  AND origin NOT IN (SELECT n FROM origins WHERE arm = 'shadow')"""
         return int(self._settled(sql, (micros(since), micros(until)))[0][0])
+
+    def old(self, before: datetime) -> Old:
+        """Count in one pass over each table."""
+        return Old(*map(int, self._settled(_OLD, [micros(before)] * 4)[0]))
 
     def events(self, *, since: datetime, until: datetime, kind: str | None = None) -> pl.DataFrame:
         """Read events by an index on the time."""

@@ -20,7 +20,7 @@ from meguri.base.errors import LedgerError
 from meguri.base.files import locked
 from meguri.record.ledger import Event, Label, LabelCounts, Prediction
 from meguri.record.ledger_migrations import MIGRATIONS, migrate, version
-from meguri.record.ledger_sql import PRUNED, SETTLED, SqlLedger, clash, lines, predictions
+from meguri.record.ledger_sql import SETTLED, SqlLedger, clash, lines, predictions, pruning
 from meguri.record.served import unpack
 
 if TYPE_CHECKING:
@@ -236,7 +236,7 @@ class SqliteLedger(SqlLedger):
         with self._writing() as db:
             return max(db.executemany(sql, [(e.id, e.unit, micros(e.at), e.kind, e.value) for e in events]).rowcount, 0)
 
-    def prune(self, before: datetime) -> int:
+    def prune(self, before: datetime, *, awaited: bool = True) -> int:
         """Delete in one transaction, in which the triggers that refuse it are away."""
         sql = "SELECT name, sql FROM sqlite_master WHERE type = 'trigger' AND name LIKE '%_DELETE'"
         self.settle()
@@ -244,7 +244,7 @@ class SqliteLedger(SqlLedger):
             triggers = db.execute(sql).fetchall()
             for name, _ in triggers:
                 db.execute(f"DROP TRIGGER {name}")
-            count = [db.execute(delete, (micros(before),)).rowcount for delete in PRUNED][-1]
+            count = [db.execute(delete, (micros(before),)).rowcount for delete in pruning(awaited=awaited)][-1]
             for _, create in triggers:
                 db.execute(create)
         return count

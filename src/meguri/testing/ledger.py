@@ -10,7 +10,7 @@ import pytest
 
 from meguri.base.errors import LedgerError
 from meguri.record import ledger_columns
-from meguri.record.ledger import Awaited, Event, Experiment, GateUse, LabelCounts, Ledger, Rollout, TurnRecord
+from meguri.record.ledger import Awaited, Event, Experiment, GateUse, LabelCounts, Ledger, Old, Rollout, TurnRecord
 from meguri.record.served import pack
 from meguri.testing.ledger_rows import hour, some_answers, some_labels, some_predictions
 
@@ -25,6 +25,7 @@ READERS: list[Callable[[Ledger], int]] = [
     lambda ledger: ledger.count_predictions(since=hour(0), until=hour(100)),
     lambda ledger: int(ledger.assigned(outlet="table", since=hour(-9), as_of=hour(99))["count"].sum()),
     lambda ledger: ledger.write_labels(some_labels(["k0", "k1", "k2"], [1.0, 0.0, 1.0], hour(9))).new,
+    lambda ledger: ledger.old(hour(90)).predictions,
     lambda ledger: ledger.prune(hour(90)),
     lambda ledger: ledger.settle(),
 ]
@@ -356,7 +357,11 @@ class LedgerCase:
         ledger.write_events([Event(f"e{i}", "u0", hour(i), "buy") for i in range(8)])
         ledger.write_turn(TurnRecord("run1", hour(1), "30 days", "done"))
         assert ledger.prune(hour(0)) == 0
-        assert ledger.prune(hour(5)) == 3
+        assert ledger.old(hour(5)) == Old(predictions=3, awaited=1, labels=2, events=5)
+        assert ledger.prune(hour(5), awaited=False) == 2
+        assert ledger.joined(as_of=hour(100))["key"].to_list() == ["k1", "k3", "k4", "k5"]
+        assert ledger.old(hour(5)) == Old(predictions=1, awaited=1, labels=0, events=0)
+        assert ledger.prune(hour(5)) == 1
         assert ledger.prune(hour(5)) == 0
         found = ledger.joined(as_of=hour(100))
         assert found["key"].to_list() == ["k3", "k4", "k5"]

@@ -10,14 +10,14 @@ import os
 import re
 import secrets
 import signal
-import sys
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
+from http import HTTPStatus
 from typing import Any
 
+from meguri.base.errors import LedgerError
 from meguri.base.extras import need
-from meguri.base.redact import redact
-from meguri.outlets.rest import openapi, problems, tokens
+from meguri.outlets.rest import logs, openapi, problems, tokens, traces
 from meguri.outlets.rest.options import ENVIRONMENT, Options
 from meguri.outlets.rest.problems import ProblemError
 from meguri.outlets.rest.service import Service
@@ -48,7 +48,9 @@ class App:
     """The application on a ``Service``; one for each worker."""
 
     def __init__(self, options: Options) -> None:
-        self.service = Service(options)
+        self._traces = traces.begin()
+        self.service = Service(options) if self._traces is None else traces.TracedService(options, self._traces)
+        self._handle = self._http if self._traces is None else self._traces.around(self._http, told)
         self._options = options
         self._tokens = None if options.tokens is None else tokens.read(_path(options.tokens))
         self._encode = need("msgspec").json.Encoder().encode
@@ -61,7 +63,7 @@ class App:
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
         elif scope["type"] == "http":
-            await self._http(scope, receive, send)
+            await self._handle(scope, receive, send)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()  # lifespan.startup
@@ -71,6 +73,8 @@ class App:
         await receive()  # lifespan.shutdown
         sweeper.cancel()
         await self.service.close()
+        if self._traces is not None:
+            await asyncio.to_thread(self._traces.close)
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -78,7 +82,7 @@ class App:
         headers = {
             name: value
             for name, value in scope["headers"]
-            if name in (b"authorization", b"content-length", b"x-request-id")
+            if name in (b"authorization", b"content-length", b"content-type", b"x-request-id")
         }
         request = headers.get(b"x-request-id", b"")
         if not _ID.fullmatch(request):
@@ -91,12 +95,12 @@ class App:
         except ProblemError as error:
             status, kind, body = error.status, problems.TYPE, error.body(request.decode())
             more = [(name.encode(), value.encode()) for name, value in error.headers.items()]
+            _log(error, told(path), request)
         except Exception as error:  # a fault of ours: the client learns its number, the log the rest
-            log.exception("request %s failed", request.decode())
             problem = ProblemError(500, f"the service failed ({type(error).__name__}); its log has this request's id")
             status, kind, body = 500, problems.TYPE, problem.body(request.decode())
-        told = "/decisions" if path.startswith("/decisions/") else path if path in ADDRESSES else "other"
-        self.service.metrics.request(told, status, time.perf_counter() - began)
+            _log(problem, told(path), request, error)
+        self.service.metrics.request(told(path), status, time.perf_counter() - began)
         length = str(len(body)).encode()
         start = [(b"content-type", kind), (b"content-length", length), (b"x-request-id", request), *more]
         await send({"type": "http.response.start", "status": status, "headers": start})
@@ -133,7 +137,7 @@ class App:
         return _JSON, self._openapi()
 
     def _allowed(self, headers: dict[bytes, bytes], scope: str | None) -> str:
-        """The name of who asks. Raises ProblemError (401, 403)."""
+        """The name of who asks. Raises ProblemError (401, 403, 429)."""
         if scope is None or self._tokens is None:
             return "service"
         found = self._tokens.allow(headers.get(b"authorization"), scope)
@@ -142,10 +146,17 @@ class App:
             raise ProblemError(401, what, headers={"www-authenticate": "Bearer"})
         if not found:
             raise ProblemError(403, f"this token may not {scope}")
+        if self._tokens.buckets and (bucket := self._tokens.buckets.get(found)) and (seconds := bucket.take()):
+            self.service.metrics.limited(found)
+            what = f"this token may ask {bucket.rate:g} times a second: ask again after {seconds} s"
+            raise ProblemError(429, what, headers={"retry-after": str(seconds)})
         return found
 
     async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
-        """The body of a request, no larger and no slower than allowed. Raises ProblemError (408, 413)."""
+        """The body of a request, no larger and no slower than allowed. Raises ProblemError (408, 413, 415)."""
+        kind = headers.get(b"content-type", _JSON)
+        if kind != _JSON and kind.partition(b";")[0].strip().lower() != _JSON:
+            raise ProblemError(415, "the body is JSON: send it as content-type: application/json")
         most = self._options.body
         large = ProblemError(413, f"the body is larger than the {most} bytes that are allowed: send fewer rows")
         told = headers.get(b"content-length", b"0")
@@ -197,7 +208,7 @@ class App:
     def _openapi(self) -> bytes:
         live = self.service.live
         if self._described[0] != live.champion.release.id:
-            told = openapi.describe(live.champion.release, self.service.filled)
+            told = openapi.describe(live.champion.release, self.service.filled, tokens=self._tokens is not None)
             self._described = live.champion.release.id, json.dumps(told).encode()
         return self._described[1]
 
@@ -208,25 +219,24 @@ def _path(name: str) -> Any:
     return Path(name)
 
 
-class _Lines(logging.Formatter):
-    """A log record as a line of JSON, without secrets."""
+def told(path: str) -> str:
+    """The address of a path as logs, metrics and traces name it: what else a client may ask for is one."""
+    return "/decisions" if path.startswith("/decisions/") else path if path in ADDRESSES else "other"
 
-    def format(self, record: logging.LogRecord) -> str:
-        told = {
-            "at": self.formatTime(record),
-            "level": record.levelname,
-            "pid": os.getpid(),
-            "message": redact(record.getMessage()),
-        }
-        if record.exc_info:
-            told["error"] = redact(self.formatException(record.exc_info))
-        return json.dumps(told, ensure_ascii=False)
+
+def _log(problem: ProblemError, path: str, request: bytes, error: Exception | None = None) -> None:
+    """A line for a request that was refused or failed: what a client has sent is never in it."""
+    level = logging.INFO if problem.status < 500 else logging.WARNING if problem.status == 503 else logging.ERROR
+    cause = problem.__cause__
+    columns = sorted({fault.column for fault in problem.faults if fault.column})
+    fields = {"request": request.decode(), "path": path, "status": problem.status}
+    what = problem.detail if problem.status >= 500 else HTTPStatus(problem.status).phrase
+    if isinstance(cause, LedgerError):
+        what = f"{what} ({cause.what})"
+    log.log(level, "%s", what, exc_info=error, extra=fields | ({"columns": columns} if columns else {}))
 
 
 def make() -> App:
     """The application of a worker, by the options in its environment."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Lines())
-    log.handlers, log.propagate = [handler], False
-    log.setLevel(logging.INFO)
+    logs.begin()
     return App(Options(**json.loads(os.environ[ENVIRONMENT])))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,6 +29,7 @@ class Metrics:
         self._rows = made(prom.Counter, "answers", "Rows answered.", ["arm", "release"])
         self._model = made(prom.Histogram, "model_seconds", "Seconds in the model.", ["arm"], buckets=SECONDS)
         self._faults = made(prom.Counter, "faults", "Rows' values that broke the contract.", ["column"])
+        self._limited = made(prom.Counter, "limited", "Requests of a token that asked too often.", ["token"])
         self._committed = made(prom.Counter, "ledger_answers", "Answers made durable.")
         self._commits = made(prom.Counter, "ledger_commits", "Commits of answers.")
         self._refused = made(prom.Counter, "ledger_refused", "Answers not given, as the ledger could not be written.")
@@ -51,8 +53,12 @@ class Metrics:
 
     def faults(self, faults: Sequence[Fault]) -> None:
         """Values broke the contract; only its own columns are named, as a client may invent any number of others."""
-        for fault in faults:
-            self._faults.labels(fault.what.partition(":")[0] if ":" in fault.what else "other").inc()
+        for column, count in Counter(fault.column or "other" for fault in faults).items():
+            self._faults.labels(column).inc(count)
+
+    def limited(self, token: str) -> None:
+        """A token asked too often."""
+        self._limited.labels(token).inc()
 
     def committed(self, count: int) -> None:
         """Answers are durable."""

@@ -8,7 +8,7 @@ from http import HTTPStatus
 
 from meguri.outlets.rest.faults import Fault
 
-SHOWN = 20  # faults that one answer tells
+SHOWN = 100  # faults that one answer tells
 TYPE = b"application/problem+json"
 
 

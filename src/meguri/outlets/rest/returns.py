@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
-import math
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from meguri.base.clock import moment
-from meguri.base.errors import LedgerError, MeguriError
+from meguri.base.errors import LedgerError, MeguriError, SettingsError
 from meguri.data.plain import Column, spelled
 from meguri.outlets.rest.faults import Fault
 from meguri.outlets.rest.problems import ProblemError
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from meguri.record.ledger import Ledger
 
 log = logging.getLogger("meguri.rest")
-
-
 LONGEST = 500  # characters of a key
 
 
@@ -35,41 +33,61 @@ def away(error: OSError) -> ProblemError:
     return ProblemError(503, what, headers={"retry-after": "1"})
 
 
-def objects(body: bytes, *, most: int) -> list[dict[str, Any]]:
+_A_TEXT = "a text without U+0000, which no ledger keeps"
+
+
+class Given(list[dict[str, Any]]):
+    """The JSON objects of a body; ``one`` says that it was a single one, whose places are named without a number."""
+
+    def __init__(self, found: Sequence[dict[str, Any]], *, one: bool) -> None:
+        super().__init__(found)
+        self.one = one
+
+    def fault(self, what: str, place: int, name: str) -> Fault:
+        """A fault of an object's value."""
+        return Fault(what, f"/{name}" if self.one else f"/{place}/{name}")
+
+
+def objects(body: bytes, *, most: int) -> Given:
     """The JSON objects of a body, one or an array of at most ``most``. Raises ProblemError."""
     try:
         given = json.loads(body, parse_constant=_refuse)
         json.dumps(given, ensure_ascii=False).encode()  # JSON can spell a lone surrogate, and no text has one
     except (ValueError, RecursionError) as error:  # a UnicodeEncodeError is a ValueError
-        raise ProblemError(400, f"the body is no JSON: {error}") from error
+        why = "nested too deep" if isinstance(error, RecursionError) else str(error)
+        raise ProblemError(400, f"the body is no JSON: {why}") from error
     found = given if isinstance(given, list) else [given]
     if not found or not all(isinstance(one, dict) for one in found):
         raise ProblemError(422, "the body is a JSON object, or an array of some")
     if len(found) > most:
         raise ProblemError(413, f"{len(found)} in one request, and {most} are allowed: send fewer")
-    texts = [text for one in found for text in one.values() if isinstance(text, str)]
-    keepable(body, [one["id"] for one in found if isinstance(one.get("id"), str)], texts)
-    return found
+    return Given(found, one=found is not given)
 
 
-def keepable(body: bytes, keys: Sequence[str], texts: Iterable[str] = ()) -> None:
-    """Raise ProblemError for a text that PostgreSQL cannot keep, or for a key that it cannot keep an index of.
-
-    On any ledger: what came at the same time is kept together with it, or not at all.
-    """
+def short(body: bytes, keys: Sequence[str]) -> None:
+    """Raise ProblemError for a key that is too long for PostgreSQL's index of keys; on any ledger, as it may move there."""
     if len(body) > LONGEST and any(len(key) > LONGEST for key in keys):
         raise ProblemError(422, f"a key is longer than the {LONGEST} characters that are allowed")
-    if b"\\u0000" in body and any("\0" in text for text in (*keys, *texts)):
-        raise ProblemError(422, "a text has the character NUL (\\u0000), which a ledger cannot keep: leave it out")
 
 
 def _refuse(name: str) -> Any:
     raise ValueError(f"{name} is none: write null, or leave it out")
 
 
-def write_labels(
-    ledger: Ledger, contract: Contract, given: Sequence[Mapping[str, Any]], *, by: str, now: datetime
-) -> dict[str, int]:
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and "\0" not in value
+
+
+def _moment(one: Mapping[str, Any], name: str, now: datetime) -> datetime:
+    """A moment that an object names, or else now. Raises SettingsError."""
+    if name not in one:
+        return now
+    if not isinstance(one[name], str):
+        raise SettingsError(f"'{name}' is a date and time, as text")
+    return moment(one[name])
+
+
+def write_labels(ledger: Ledger, contract: Contract, given: Given, *, by: str, now: datetime) -> dict[str, int]:
     """Write labels by prediction id or else key, those that break the contract keep all out; how many were new, same …
 
     Raises ProblemError.
@@ -78,25 +96,28 @@ def write_labels(
         column = Column(replace(contract.labels(), coerce=True))
     except MeguriError as error:
         raise ProblemError(422, error.what) from error
-    faults, labels, broken = [], [], []
+    faults, broken, labels = list[Fault](), list[Fault](), list[Label]()
     for place, one in enumerate(given):
+        for text in ("prediction_id", "key", "source"):
+            if text in one and not _is_text(one[text]):
+                faults.append(given.fault(f"'{text}' is {_A_TEXT}", place, text))
         name = "prediction_id" if "prediction_id" in one else "key"
-        if not isinstance(one.get(name), str):
-            faults.append(Fault("a label names its prediction_id or key, a text", f"/{place}/{name}"))
-        elif name == "prediction_id" and not is_id(one[name]):
-            faults.append(Fault(f"'{one[name][:80]}' is no prediction id", f"/{place}/{name}"))
+        if name not in one:
+            faults.append(given.fault("a label names its prediction_id or key", place, name))
+        elif name == "prediction_id" and isinstance(one[name], str) and not is_id(one[name]):
+            faults.append(given.fault("'prediction_id' is a UUID", place, name))
         value = one.get("value")
-        if isinstance(value, bool | int | float | str):
+        if isinstance(value, bool | int | float) or _is_text(value):
             value, wrong = judged(column, value)
-            broken += [Fault(why, f"/{place}/value") for why in wrong]
+            broken += [given.fault(why, place, "value") for why in wrong]
         else:
-            faults.append(Fault("'value' is a number, a text, true or false", f"/{place}/value"))
+            faults.append(given.fault("'value' is a number, a text, true or false", place, "value"))
+        known = now
         try:
-            known = moment(str(one["known_at"])) if "known_at" in one else now
+            known = _moment(one, "known_at", now)
         except MeguriError as error:
-            faults.append(Fault(error.what, f"/{place}/known_at"))
-            continue
-        labels.append(Label(value, known, str(one.get("source", by)), **{name: one.get(name)}))
+            faults.append(given.fault(error.what, place, "known_at"))
+        labels.append(Label(value, known, one.get("source", by), one.get("key"), one.get("prediction_id")))
     if faults:
         raise ProblemError(422, "these are no labels", faults)
     if broken:
@@ -117,29 +138,30 @@ def is_id(text: str) -> bool:
 
 def judged(column: Column, given: Any) -> tuple[float | str | None, list[str]]:
     """A label's value as the ledger keeps it, and what is wrong with it."""
-    name, kind = column.field.name, column.field.type
     try:
         value = column.read(given, flags=True)
     except (ValueError, OverflowError):
-        return None, [f"{name}: {json.dumps(given)[:60]} cannot be read as {kind}"]
+        return None, [f"{column.field.name}: cannot be read as {column.field.type}"]
     kept = value if isinstance(value, str) else spelled(value) if isinstance(value, date) else float(value)
     return kept, column.faults(value)
 
 
-def write_events(ledger: Ledger, given: Sequence[Mapping[str, Any]], *, now: datetime) -> dict[str, int]:
+def write_events(ledger: Ledger, given: Given, *, now: datetime) -> dict[str, int]:
     """Write what units did; how many were new. Raises ProblemError."""
     events, faults = [], []
     for place, one in enumerate(given):
         for name in ("id", "unit", "kind"):
-            if not isinstance(one.get(name), str):
-                faults.append(Fault(f"'{name}' is a text", f"/{place}/{name}"))
+            if not _is_text(one.get(name)):
+                faults.append(given.fault(f"'{name}' is {_A_TEXT}", place, name))
+            elif name == "id" and len(one[name]) > LONGEST:
+                faults.append(given.fault(f"'id' is longer than {LONGEST} characters", place, name))
         value = one.get("value", 1.0)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            faults.append(Fault("'value' is a finite number", f"/{place}/value"))
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
+            faults.append(given.fault("'value' is a finite number", place, "value"))
         try:
-            at = moment(str(one["at"])) if "at" in one else now
+            at = _moment(one, "at", now)
         except MeguriError as error:
-            faults.append(Fault(error.what, f"/{place}/at"))
+            faults.append(given.fault(error.what, place, "at"))
         if not faults:
             events.append(Event(one["id"], one["unit"], at, one["kind"], float(value)))
     if faults:

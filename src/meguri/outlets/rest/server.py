@@ -11,12 +11,25 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from meguri.base.errors import OutletError
+from meguri.base.errors import OutletError, SettingsError
 from meguri.base.extras import need
 from meguri.outlets.rest.options import ENVIRONMENT, Options
+from meguri.outlets.rest.tokens import private
 
 QUEUE = 1024  # connections that the system holds for us
 DRAIN = 30  # seconds that a worker which was told to stop may go on answering what it has taken in
+
+
+def check(host: str, port: int, certificate: Path | None, key: Path | None) -> None:
+    """See that this can be listened on, and by these files.
+
+    Raises SettingsError for a certificate and key that TLS cannot use, OutletError when the address is taken.
+    """
+    if certificate is not None and key is not None:
+        _prove(certificate, key)
+    elif certificate is not None or key is not None:
+        raise SettingsError("TLS needs both --certificate and --key", where="meguri serve", fix="give both, or neither")
+    _free(host, port)
 
 
 def serve(
@@ -28,11 +41,7 @@ def serve(
     certificate: Path | None = None,
     key: Path | None = None,
 ) -> None:
-    """Serve until a signal ends it; what was taken in is answered first.
-
-    Raises OutletError when the address is taken.
-    """
-    _free(host, port)
+    """Serve until a signal ends it; what was taken in is answered first."""
     granian = need("granian")
     multiprocessing.set_start_method("spawn", force=True)  # threads do not survive a fork
     more: dict[str, Any] = {} if certificate is None else {"ssl_cert": certificate, "ssl_key": key}
@@ -79,3 +88,28 @@ def _free(host: str, port: int) -> None:
         except OSError as error:
             what = f"{host}:{port} cannot be listened on: {error.strerror}"
             raise OutletError(what, where="meguri serve", fix="choose another --port, or stop what has it") from error
+
+
+def _prove(certificate: Path, key: Path) -> None:
+    """Read both as TLS will, before anything listens: a worker that cannot would be started again for ever."""
+    import ssl
+
+    def ask() -> str:
+        raise SettingsError("the key asks for a passphrase", where=key, fix=f"openssl pkey -in {key} -out plain.pem")
+
+    for file in (certificate, key):
+        try:
+            file.read_bytes()
+        except OSError as error:
+            what = f"the {'key' if file is key else 'certificate'} cannot be read: {error.strerror}"
+            raise SettingsError(what, where=file, fix="see its path and its mode") from error
+    if not private(key):
+        raise SettingsError("others may read the key", where=key, fix=f"chmod 600 {key}")
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, ask)
+    except ssl.SSLError as error:
+        mismatch = error.reason == "KEY_VALUES_MISMATCH"
+        what = (
+            "the key is not the certificate's" if mismatch else "the certificate or the key is no PEM that TLS can use"
+        )
+        raise SettingsError(what, where=f"{certificate}, {key}", fix="give the pair, both in PEM") from error

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meguri.base.clock import moment
-from meguri.base.errors import LedgerError, MeguriError
+from meguri.base.errors import LedgerError
 from meguri.base.ids import Ids
 from meguri.data.plain import Column
 from meguri.outlets.rest import returns
@@ -151,7 +151,7 @@ class Service:
         if self._writer is None or self._writer.waiting >= self.options.waiting:
             raise ProblemError(503, "too many requests wait for the ledger: ask again", headers={"retry-after": "1"})
         rows = self._read(live.champion, body, now)
-        returns.keepable(body, rows.keys, rows.units)
+        returns.short(body, rows.keys)
         replies: list[Any] = [None] * len(rows)
         answers: list[Served] = []
         for arm, places, some in self._split(live, rows, body, now):
@@ -230,7 +230,6 @@ class Service:
             await self._writer.put(answers)
         except LedgerError as error:
             self.metrics.refused(sum(len(one.ids) for one in answers))
-            log.error("answers refused, the ledger cannot be written: %s", error.what)
             what = "the answer could not be written down, and so is not given: ask again"
             raise ProblemError(503, what, headers={"retry-after": "1"}) from error
 
@@ -241,9 +240,9 @@ class Service:
             try:
                 served, _ = await self._ask(arm, self._read(arm, body, now), now)
                 await self._writer.put([served])
-            except (ProblemError, MeguriError) as error:
+            except Exception as error:  # whatever it is, the clients have their answers; its text may quote a row
                 self.metrics.shadow_lost()
-                log.warning("the shadow %s did not answer: %s", arm.release.id, error)
+                log.warning("the shadow %s did not answer: %s", arm.release.id, type(error).__name__, exc_info=error)
 
     # what waits for a person, and what comes back
 
@@ -255,8 +254,10 @@ class Service:
 
     async def decision(self, id: str) -> dict[str, Any]:
         """What became of an answer: waiting, or decided, by whom and when. Raises ProblemError."""
-        found = await self._looked(
-            lambda: [one for one in self._beside.find(id.replace("\0", "")) if one.prediction_id == id]
+        found = (
+            []
+            if not returns.is_id(id)
+            else await self._looked(lambda: [one for one in self._beside.find(id) if one.prediction_id == id.lower()])
         )
         if not found:
             raise ProblemError(404, f"there is no prediction '{id[:80]}'")
