@@ -46,6 +46,7 @@ lock: $(VENV)/.ready
 	$(COMPILE) --group emulator -o .ci/emulator.lock
 	$(COMPILE) pyproject.toml --extra serve --group image --constraints requirements.lock -o deploy/serve.lock
 	$(COMPILE) --group build --constraints requirements.lock -o deploy/build.lock
+	$(COMPILE) --group frames --constraints requirements.lock -o deploy/frames.lock
 
 clean:
 	rm -rf $(VENV) build dist .coverage* .mypy_cache .ruff_cache .pytest_cache

@@ -25,6 +25,8 @@ from typing import Any
 import polars as pl
 
 from meguri.base.ids import prediction_ids
+from meguri.record import ledger_columns
+from meguri.record.ledger import Label
 from meguri.record.ledger_sqlite import SqliteLedger
 
 BEGIN = datetime(2013, 1, 1, tzinfo=UTC)
@@ -55,10 +57,10 @@ def predictions(count: int, start: int, ids: list[str] | None = None) -> pl.Data
     )  # fmt: skip
 
 
-def labels(table: pl.DataFrame) -> pl.DataFrame:
+def labels(table: pl.DataFrame) -> list[Label]:
     """What happened: a label for each prediction when it is due."""
     value = (pl.col("score") > 0.5).cast(pl.Float64)
-    return table.select("prediction_id", value=value, known_at="due", source=pl.lit("time"))
+    return ledger_columns.labels(table.select("prediction_id", value=value, known_at="due", source=pl.lit("time")))
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, float]:

@@ -46,7 +46,14 @@ def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'meguri' has no attribute '{name}'")
-    return getattr(importlib.import_module(f"meguri.{home}"), name)
+    try:
+        return getattr(importlib.import_module(f"meguri.{home}"), name)
+    except ModuleNotFoundError as error:
+        from meguri.base.extras import missing, optional
+
+        if not optional(error):
+            raise
+        raise missing(error) from error
 
 
 def __dir__() -> list[str]:

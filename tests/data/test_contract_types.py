@@ -12,7 +12,7 @@ from data.contracts import contract, reasons, small
 
 from meguri.base.errors import ContractError
 from meguri.data.contract import Contract
-from meguri.data.spec import TYPES
+from meguri.data.spec_polars import TYPES
 
 # --- types
 

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from meguri.base.errors import ContractError
 from meguri.data import pushdown
 from meguri.data.contract import Contract
-from meguri.data.spec import TYPES
+from meguri.data.spec_polars import TYPES
 from meguri.data.spec_sql import portable
 from meguri.data.warehouse import Warehouse
 

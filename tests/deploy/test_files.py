@@ -50,13 +50,18 @@ def pins(lock: Path) -> dict[str, set[str]]:
     return found
 
 
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+MORE = PROJECT["optional-dependencies"]
+OWN = [*PROJECT["dependencies"], *(f"{text}; extra == '{extra}'" for extra in MORE for text in MORE[extra])]
+
+
 def needed(requirement: Requirement, found: dict[str, set[str]]) -> dict[str, set[str]]:
     """Every package that a requirement brings here, with the extras that were followed."""
     name = re.sub(r"[-_.]+", "-", requirement.name).lower()
     if name in found and found[name] >= requirement.extras:
         return found
     found[name] = found.get(name, set()) | requirement.extras
-    for text in requires(requirement.name) or []:
+    for text in OWN if name == "meguri" else requires(requirement.name) or []:
         one = Requirement(text)
         if one.marker is None or any(one.marker.evaluate({"extra": extra}) for extra in ("", *requirement.extras)):
             needed(one, found)
@@ -75,13 +80,13 @@ def test_the_lock_of_the_image_has_all_that_serving_needs_and_the_tested_version
     assert wanted.keys() - {"meguri"} <= locked.keys()
     assert len(wanted) <= 30
     assert {name: versions for name, versions in locked.items() if not versions <= tested[name]} == {}
-    assert not {"pandas", "pyarrow", "scikit-learn", "mlflow-skinny", "ibis-framework"} & locked.keys()
+    assert not {"polars", "pandas", "pyarrow", "scikit-learn", "mlflow-skinny", "ibis-framework"} & locked.keys()
 
 
-@pytest.mark.parametrize("name", ["serve.lock", "build.lock"])
+@pytest.mark.parametrize("name", ["serve.lock", "build.lock", "frames.lock"])
 def test_a_lock_holds_hashes_only(name: str) -> None:
     text = (DEPLOY / name).read_text(encoding="utf-8")
-    assert text.count("--hash=sha256:") > len(pins(DEPLOY / name)) > 5
+    assert text.count("--hash=sha256:") > len(pins(DEPLOY / name)) > 1
     assert "://" not in text
 
 

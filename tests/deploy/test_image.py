@@ -172,5 +172,5 @@ def test_a_project_in_an_image_of_its_own_needs_nothing_to_write_to(
         status, answer = contained.ask("POST", "/predict", row("a"))
         assert (status, answer["release"]) == (200, "r-1"), answer
         assert contained.stop() == 0
-        assert ledger.find("a")["prediction_id"].to_list() == [answer["prediction_id"]]
+        assert [one.prediction_id for one in ledger.find("a")] == [answer["prediction_id"]]
         contained.close()

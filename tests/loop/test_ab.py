@@ -28,7 +28,7 @@ from meguri.loop.worth import ab_worth
 from meguri.record import rollout
 from meguri.record.experiment import Plan
 from meguri.record.experiment_words import experiment_sentence
-from meguri.record.ledger import Event, TurnRecord
+from meguri.record.ledger import Event, Label, TurnRecord
 from meguri.record.served import Served, pack
 
 NOW = START + timedelta(days=5)
@@ -123,15 +123,8 @@ def test_a_unit_belongs_to_the_arm_that_answered_it_first_and_what_it_did_before
 def test_metrics_of_labels(project: Project) -> None:
     test = begun(project, "accuracy")
     served(project, 300, {"a": 0.0, "b": 0.0})
-    import polars as pl
-
-    labels = pl.DataFrame(
-        {
-            "key": [f"{arm}{n}" for arm in ("champion", "challenger") for n in range(300)],
-            "value": [n % 4 > 0 for n in range(300)] + [n % 2 > 0 for n in range(300)],
-        }
-    ).with_columns(known_at=pl.lit(NOW).cast(pl.Datetime("us", "UTC")), source=pl.lit("time"))
-    project.ledger.write_labels(labels)
+    shares = (("champion", 4), ("challenger", 2))
+    project.ledger.write_labels([Label(n % k > 0, NOW, "time", f"{arm}{n}") for arm, k in shares for n in range(300)])
     reading = ab.look(project, test, now=NOW).report.primary
     assert (reading.value_a, reading.value_b) == (0.75, 0.5)
     assert reading.metric.higher_is_better
@@ -140,7 +133,6 @@ def test_metrics_of_labels(project: Project) -> None:
 
 def test_money(project: Project) -> None:
     """Seven of ten answers are right in A, eight in B; a right one earns 100, a wrong one costs 60."""
-    import polars as pl
 
     value = Value("JPY", {a: {y: 100 if a == y else -60 for y in (True, False)} for a in (True, False)}, abstained=-7)
     project.contract.value = value
@@ -152,10 +144,7 @@ def test_money(project: Project) -> None:
     )  # fmt: skip
     served(project, 2000, {"a": 0.0, "b": 0.0})
     labels = {f"{arm}{n}": n % 10 < right for arm, right in (("champion", 7), ("challenger", 8)) for n in range(2000)}
-    known = pl.DataFrame({"key": list(labels), "value": list(labels.values())})
-    project.ledger.write_labels(
-        known.with_columns(known_at=pl.lit(NOW).cast(pl.Datetime("us", "UTC")), source=pl.lit("time"))
-    )
+    project.ledger.write_labels([Label(value, NOW, "time", key) for key, value in labels.items()])
     report = ab.look(project, test, now=NOW).report
     assert (report.primary.value_a, report.primary.value_b) == (pytest.approx(52), pytest.approx(68))
     assert (report.decision, report.primary.metric.higher_is_better) == ("better", True)

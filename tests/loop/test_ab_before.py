@@ -9,7 +9,6 @@ from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 import pytest
 from conftest import START, forget_project, write_project
 from loop.ab_past import DAY, answer, begun, happen
@@ -23,6 +22,7 @@ from meguri.cli import app
 from meguri.loop import ab
 from meguri.loop.project import Project
 from meguri.record import rollout
+from meguri.record.ledger import Label
 
 NOW = START + 5 * DAY
 UNITS = [f"u{n}" for n in range(2000)]
@@ -151,9 +151,8 @@ def test_numbers_of_the_first_row_are_covariates_when_asked_for(project: Project
 def test_the_past_of_a_metric_of_labels(project: Project) -> None:
     def labelled(units: list[str], day: int, right: dict[str, bool], known: timedelta) -> None:
         keys = [f"{unit}@{START + day * DAY:%m%d}" for unit in units]
-        table = pl.DataFrame({"key": keys, "value": [right[unit] for unit in units]})
-        at = pl.lit(START + known).cast(pl.Datetime("us", "UTC"))
-        project.ledger.write_labels(table.with_columns(known_at=at, source=pl.lit("time")))
+        said = zip(keys, [right[unit] for unit in units], strict=True)
+        project.ledger.write_labels([Label(value, START + known, "time", key) for key, value in said])
 
     dice = np.random.default_rng(2)
     easy = {unit: bool(dice.random() < 0.5) for unit in UNITS}

@@ -20,6 +20,7 @@ from meguri.loop import ab
 from meguri.loop.ab_estimate import Condition, Estimate, estimate
 from meguri.loop.project import Project
 from meguri.record import rollout
+from meguri.record.ledger import Label
 
 __all__ = ["project", "release"]
 NOW = START + 5 * DAY
@@ -106,9 +107,8 @@ def test_a_metric_of_labels_is_a_mean_over_each_units_answers(project: Project) 
         answer(project, units[200:], START + day * DAY, "b", share=0.5)
     keys = [f"{u}@{START + day * DAY:%m%d}" for day in (1, 2) for u in units if day == 1 or u != "u0"]
     right = [(int(key[1:].partition("@")[0]) % 4 > 0) for key in keys]
-    table = pl.DataFrame({"key": keys, "value": right})
-    at = pl.lit(START + 3 * DAY).cast(pl.Datetime("us", "UTC"))
-    project.ledger.write_labels(table.with_columns(known_at=at, source=pl.lit("time")))
+    said = zip(keys, right, strict=True)
+    project.ledger.write_labels([Label(value, START + 3 * DAY, "time", key) for key, value in said])
     found = asked(project, metric="accuracy")
     assert found.values["snips"].value == pytest.approx(0.75)
     assert found.units == 400

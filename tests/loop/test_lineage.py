@@ -24,6 +24,8 @@ from meguri.loop.lineage import Node, data_versions, trace
 from meguri.loop.lineage_draw import draw, lineage_svg
 from meguri.loop.project import Project
 from meguri.loop.words import Words
+from meguri.record import ledger_columns
+from meguri.record.ledger import Label
 
 BAD = "level=pl.when(pl.col('reading') == 'r3').then(99.0).otherwise('level'), "
 
@@ -36,11 +38,7 @@ def past(tmp_path_factory: pytest.TempPathFactory, mlflow_store: Path) -> Path:
     path.write_text(path.read_text().replace("with_columns(\n", f"with_columns(\n            {BAD}\n"))
     run(root, reason="the first")
     run(root, 10, reason="<the> second & last")
-    Project.open(root).ledger.write_labels(
-        pl.DataFrame({"key": ["r700"], "value": [1.0], "source": "time"}).with_columns(
-            known_at=pl.lit(START + timedelta(days=1)).cast(pl.Datetime("us", "UTC"))
-        )
-    )
+    Project.open(root).ledger.write_labels([Label(1.0, START + timedelta(days=1), "time", "r700")])
     return root
 
 
@@ -61,7 +59,7 @@ def of(node: Node, kind: str) -> list[Node]:
 
 def test_a_prediction_leads_back_to_its_data(past: Path) -> None:
     project = Project.open(past)
-    (row,) = project.ledger.find("r700").iter_rows(named=True)
+    (row,) = (one._asdict() for one in project.ledger.find("r700"))
     found = trace(project, row["prediction_id"])
     first = runs(past)[0]
     kept = read_json(past / "outputs/runs" / first / "run.json")
@@ -118,7 +116,7 @@ def test_a_commit_leads_to_its_runs(past: Path) -> None:
 
 def test_a_key_that_was_predicted_twice(root: Path) -> None:
     project = Project.open(root)
-    row = project.ledger.find("r701").drop("label", "label_at", "source")
+    row = ledger_columns.table(project.ledger.find("r701")).drop("label", "label_at", "source")
     project.ledger.write_predictions(
         row.with_columns(
             prediction_id=pl.lit("01900000-0000-7000-8000-000000000000"),
@@ -173,7 +171,7 @@ def test_a_table_that_cannot_be_read_has_no_rows_to_count(root: Path) -> None:
 
 def test_a_run_of_which_nothing_is_known(root: Path) -> None:
     project = Project.open(root)
-    row = project.ledger.find("r701").drop("label", "label_at", "source")
+    row = ledger_columns.table(project.ledger.find("r701")).drop("label", "label_at", "source")
     project.ledger.write_predictions(
         row.with_columns(
             prediction_id=pl.lit("01900000-0000-7000-8000-000000000000"), key=pl.lit("x"), run=pl.lit("lost")

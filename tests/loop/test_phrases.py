@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from loop.data.sentences import DAY, START, quarantined, reasons, verdicts
 
-from meguri.data.spec import CHECKS, TYPES
+from meguri.data.spec import KINDS, RULES
 from meguri.loop import phrases
 from meguri.loop.phrases import fill, tell
 from meguri.loop.project import Project
@@ -29,7 +29,7 @@ Said = dict[phrases.Kind, list[str]]
 
 def english(told: str) -> list[str]:
     """The Latin letters of a Japanese sentence that no name, type or abbreviation accounts for."""
-    for name in sorted((*ABBREVIATIONS, *GIVEN, *TYPES), key=len, reverse=True):
+    for name in sorted((*ABBREVIATIONS, *GIVEN, *KINDS), key=len, reverse=True):
         told = told.replace(name, "")
     told = re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d|\b[ax]\b|指標 (auc|mae) は|True|\de[-+]\d", "", told)
     return re.findall(r"[A-Za-z]+", told)
@@ -85,7 +85,7 @@ def test_each_trigger_check_and_metric_was_asked(asked: list[tuple[Trigger | Non
     assert [trigger for trigger, reason in asked if reason is None] == []
     assert {type(trigger) for trigger, _ in asked} >= set(TRIGGERS.values())
     checks = {text.partition(": ")[2].partition("(")[0] for text in said["quarantine"]}
-    assert set(CHECKS) <= checks
+    assert set(RULES) <= checks
     judged = [name for name, metric in METRICS.items() if metric.better != "neither"]
     for name in judged:
         assert any(name.replace("_", " ") in text.lower() for text in said["verdict"])

@@ -16,6 +16,7 @@ from meguri.loop.replay import replay
 from meguri.loop.steps import Steps
 from meguri.loop.tick import FIRST, tick
 from meguri.loop.turn import turn
+from meguri.record import ledger_columns
 
 DAY = timedelta(days=1)
 
@@ -39,9 +40,8 @@ def test_a_persons_correction_is_not_overruled_by_reading_the_source_again(proje
     tick(project, now=START + DAY)
     before = project.ledger.joined(since=START, as_of=START + DAY)
     said = before.head(1).select("prediction_id", value=1 - pl.col("label"), source=pl.lit("mika"))
-    counts = project.ledger.write_labels(
-        said.with_columns(known_at=pl.lit(START + timedelta(hours=25)).cast(pl.Datetime("us", "UTC")))
-    )
+    at = pl.lit(START + timedelta(hours=25)).cast(pl.Datetime("us", "UTC"))
+    counts = project.ledger.write_labels(ledger_columns.labels(said.with_columns(known_at=at)))
     assert counts.corrected == 1
     tick(project, now=START + 2 * DAY)
     after = project.ledger.joined(since=START, as_of=START + 2 * DAY)

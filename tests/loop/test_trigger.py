@@ -19,6 +19,7 @@ from meguri.base.errors import SettingsError, TriggerError
 from meguri.base.ids import prediction_ids
 from meguri.data.drift import sketch
 from meguri.loop.trigger import Both, Drift, Either, Every, Labels, Stale, Trigger, View, Worse, parse
+from meguri.record import ledger_columns
 from meguri.record.ledger import Ledger, Rollout, open_ledger
 
 START = datetime(2013, 3, 2, tzinfo=UTC)
@@ -62,9 +63,8 @@ def flights(
 def write(ledger: Ledger, rows: pl.DataFrame, labels: int | None = None) -> None:
     ledger.write_predictions(rows.drop("late"))
     came = rows.head(len(rows) if labels is None else labels)
-    ledger.write_labels(
-        came.select("prediction_id", value=pl.col("late").cast(pl.Float64), known_at="due", source=pl.lit("time"))
-    )
+    known = came.select("prediction_id", value=pl.col("late").cast(pl.Float64), known_at="due", source=pl.lit("time"))
+    ledger.write_labels(ledger_columns.labels(known))
 
 
 def log_loss(rows: pl.DataFrame) -> float:

@@ -80,7 +80,7 @@ def taken(served: Served) -> None:
     assert served.ask("POST", *BACK[1])[1]["same"] == 1
     assert served.ask("POST", *BACK[2]) == (200, {"new": 0})
     assert served.ledger.events(since=AT, until=LATER).height == 1
-    assert served.ledger.find("before")["label"].to_list() == [1.0]
+    assert [one.label for one in served.ledger.find("before")] == [1.0]
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT])

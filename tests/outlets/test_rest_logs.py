@@ -16,7 +16,7 @@ from outlets.test_rest_limits import talk
 
 from meguri.outlets.rest import logs
 from meguri.outlets.rest.app import App
-from meguri.outlets.rest.service import Options
+from meguri.outlets.rest.options import Options
 from meguri.record.ledger import open_ledger
 
 SECRET = "s3cr3t-that-nobody-may-see"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-import polars as pl
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -52,14 +51,13 @@ class LedgerModel(RuleBasedStateMachine):
         ids = [str(p["prediction_id"]) for p in self.predictions]
         if by_id and not ids:
             return
-        tables = [
-            some_labels([ids[i % len(ids)] if by_id else f"k{i}"], [float(v)], hour(at), source, by=name)
+        labels = [
+            label
             for i, v, at, source in rows
+            for label in some_labels([ids[i % len(ids)] if by_id else f"k{i}"], [float(v)], hour(at), source, by=name)
         ]
-        if not tables:
-            return
         counts = dict.fromkeys(("new", "same", "corrected", "unmatched"), 0)
-        for row in pl.concat(tables).iter_rows(named=True):
+        for row in (label._asdict() for label in labels):
             met = [str(p["prediction_id"]) for p in self.predictions if p[name] == row[name]]
             counts["unmatched"] += not met
             for one in met:
@@ -73,7 +71,7 @@ class LedgerModel(RuleBasedStateMachine):
                 else:
                     counts["corrected" if history else "new"] += 1
                     history.append(entry)
-        assert vars(self.ledger.write_labels(pl.concat(tables))) == counts
+        assert vars(self.ledger.write_labels(labels)) == counts
 
     def at(self, one: str, as_of: datetime) -> tuple[datetime, object, str] | None:
         known = [entry for entry in self.labels.get(one, []) if entry[0] <= as_of]

@@ -112,7 +112,7 @@ def test_the_frames_are_those_of_sqlite(url: str, tmp_path: Path, monkeypatch: p
             assert two.equals(lite)
             assert one.schema == lite.schema
             assert ledgers[0].awaited(as_of=at) == ledgers[2].awaited(as_of=at)
-        assert ledgers[0].find(names[0]).equals(ledgers[2].find(names[0]))
+        assert ledgers[0].find(names[0]) == ledgers[2].find(names[0])
         assert ledgers[0].made().equals(ledgers[2].made())
     for ledger in ledgers:
         ledger.close()

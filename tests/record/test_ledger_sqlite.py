@@ -18,10 +18,12 @@ import pytest
 from record.ledger_model import MODEL_SETTINGS, LedgerModel
 
 from meguri.base.errors import LedgerError, SettingsError
-from meguri.record import ledger_migrations, ledger_sqlite
-from meguri.record.ledger import Ledger, open_ledger
+from meguri.record import ledger_columns, ledger_migrations, ledger_sqlite
+from meguri.record.ledger import Label, Ledger, open_ledger
 from meguri.testing.ledger import LedgerCase
 from meguri.testing.ledger_rows import hour, some_labels, some_predictions
+
+FRAME = pl.DataFrame({"key": ["k0"], "value": [1.0], "source": ["time"]}).with_columns(known_at=pl.lit(hour(1)))
 
 
 class TestSqliteLedger(LedgerCase):
@@ -96,7 +98,8 @@ def test_other_columns_types_and_pieces(tmp_path: Path, monkeypatch: pytest.Monk
         assert ledger.write_predictions(table) == 8
         ledger.write_labels(some_labels(["0", "1", "2", "3"], [1, 2, 3, 4], hour(9)))
         ledger.write_labels(some_labels(["6"], ["late"], hour(9)))
-        ledger.write_labels(some_labels(["1"], ["two"], hour(10)).with_columns(pl.col("value").cast(pl.Categorical)))
+        two = FRAME.with_columns(key=pl.lit("1"), value=pl.lit("two").cast(pl.Categorical), known_at=pl.lit(hour(10)))
+        ledger.write_labels(ledger_columns.labels(two))
         found = ledger.joined(as_of=hour(100))
     assert found["label"].to_list() == ["1", "two", "3", "4", None, None, "late", None]
     assert found["due"].to_list() == [hour(i + 2) for i in range(8)]
@@ -106,14 +109,29 @@ def test_other_columns_types_and_pieces(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("labels", "told"),
     [
-        (some_labels(["k0"], [1.0], hour(1)).drop("source"), "no column 'source'"),
-        (some_labels(["k0"], [1.0], hour(1)).with_columns(value=pl.struct("key")), "which is no String"),
-        (some_labels(["k0"], [1.0], hour(1)).with_columns(known_at=pl.lit(None, pl.Datetime)), "'known_at' is empty"),
+        (FRAME.drop("source"), "no column 'source'"),
+        (FRAME.with_columns(value=pl.struct("key")), "which is no String"),
+        (FRAME.with_columns(known_at=pl.lit(None, pl.Datetime)), "'known_at' is empty"),
     ],
 )
-def test_wrong_labels(tmp_path: Path, labels: pl.DataFrame, told: str) -> None:
-    with closing(open_ledger(f"sqlite:///{tmp_path}/ledger.db")) as ledger, pytest.raises(LedgerError, match=told):
-        ledger.write_labels(labels)
+def test_wrong_labels(labels: pl.DataFrame, told: str) -> None:
+    with pytest.raises(LedgerError, match=told):
+        ledger_columns.labels(labels)
+
+
+@pytest.mark.parametrize(
+    ("label", "told"),
+    [
+        (Label(1.0, hour(1), "time"), "neither"),
+        (Label(1.0, hour(1), "time", prediction_id="17"), "'17' is no prediction id"),
+    ],
+)
+def test_a_label_of_nothing_is_told_and_none_is_written(tmp_path: Path, label: Label, told: str) -> None:
+    with closing(open_ledger(f"sqlite:///{tmp_path}/ledger.db")) as ledger:
+        ledger.write_predictions(some_predictions(1))
+        with pytest.raises(LedgerError, match=told):
+            ledger.write_labels([*some_labels(["k0"], [1.0], hour(1)), label])
+        assert ledger.awaited(as_of=hour(9)).count == 1
 
 
 def test_threads_share_a_ledger(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ EXTRAS = {
     "optuna": "search",
     "pandas": "data",
     "pandera": "data",
+    "polars": "data",
     "prometheus_client": "serve",
     "psycopg": "postgres",
     "pyarrow": "data",
@@ -51,9 +52,19 @@ def need(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        top = module.partition(".")[0]
-        if error.name is None or error.name.partition(".")[0] != top:
+        if (error.name or "").partition(".")[0] != module.partition(".")[0]:
             raise  # the package is there and is itself broken: its own error says more
-        extra = EXTRAS.get(top)
-        fix = f"pip install 'meguri[{extra}]'" if extra else f"pip install {top}"
-        raise MissingExtra(f"this needs the package '{top}', which is not installed", fix=fix) from error
+        raise missing(error) from error
+
+
+def missing(error: ModuleNotFoundError) -> MissingExtra:
+    """What a person can do about an import that failed, also of a module of ours that imports the package at its top."""
+    top = (error.name or str(error)).partition(".")[0]
+    extra = EXTRAS.get(top)
+    fix = f"pip install 'meguri[{extra}]'" if extra else f"pip install {top}"
+    return MissingExtra(f"this needs the package '{top}', which is not installed", fix=fix)
+
+
+def optional(error: ModuleNotFoundError) -> bool:
+    """Whether what is missing is a package that an extra brings."""
+    return (error.name or "").partition(".")[0] in EXTRAS

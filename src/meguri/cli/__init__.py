@@ -9,6 +9,7 @@ import typer
 
 from meguri import __version__
 from meguri.base.errors import MeguriError
+from meguri.base.extras import missing, optional
 from meguri.cli import again, look, new, releases, serve, turns
 from meguri.cli.lazy import add_group
 
@@ -46,4 +47,9 @@ def main() -> None:
         app()
     except MeguriError as error:
         print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except ModuleNotFoundError as error:
+        if not optional(error):
+            raise
+        print(f"error: {missing(error)}", file=sys.stderr)
         raise SystemExit(1) from None

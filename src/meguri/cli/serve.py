@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -36,8 +37,9 @@ def serve(
     project: show.Folder = ".",
 ) -> None:
     """Serve the live releases over HTTP: rows in, answers out, each in the ledger before it leaves."""
-    from meguri.outlets.rest import server, service
+    from meguri.outlets.rest import server
     from meguri.outlets.rest import tokens as kept
+    from meguri.outlets.rest.options import Options
     from meguri.record.ledger import open_ledger
 
     opened = open_project(project)
@@ -49,7 +51,11 @@ def serve(
     if file is not None:
         kept.read(file)
     server.check(host, port, certificate, key)
-    options = service.Options(
+    if opened.has_features and find_spec("polars") is None:  # told here, not by each worker
+        from meguri.outlets.rest import fill
+
+        fill.read(opened.root)
+    options = Options(
         ledger=opened.ledger_url,
         releases=str(opened.outputs / "releases"),
         tokens=None if file is None else str(file),

@@ -6,19 +6,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from difflib import get_close_matches
-from typing import Any, Literal
-
-import polars as pl
+from typing import TYPE_CHECKING, Any, Literal
 
 from meguri.base.clock import duration, moment, spell
 from meguri.base.errors import ContractError
-from meguri.data import reasons
-from meguri.data.fit import RetypedError, fit
-from meguri.data.schema import Custom, Schema, read
-from meguri.data.spec import Field, Rule
-from meguri.data.table import to_polars
+from meguri.data.plain import REPEAT
+from meguri.data.spec import Field, Rule, Schema
 from meguri.data.value import Value
 
+if TYPE_CHECKING:
+    import polars as pl
+
+    from meguri.data import reasons
+
+BOUNDS = ("ge", "gt", "le", "lt", "in_range")  # of a label, which an estimate of it must keep as well
 Task = Literal["binary", "multiclass", "regression"]
 
 
@@ -54,6 +55,8 @@ class Contract:
         task: Task = "binary",
         value: Value | None = None,
     ) -> None:
+        from meguri.data.schema import read
+
         self._take(
             read(model),
             key=(key,) if isinstance(key, str) else tuple(key),
@@ -88,7 +91,7 @@ class Contract:
         self.features = tuple(name for name in fields if name not in roles) if features is None else features
         self._judge(fields)
         fields[time] = replace(fields[time], type="Datetime")
-        if label is not None and task == "binary" and fields[label].dtype.is_numeric():
+        if label is not None and task == "binary" and fields[label].is_number:
             zero_one = Rule("isin", {"allowed_values": [0, 1]})
             if not any(rule.name == "isin" for rule in fields[label].checks):
                 fields[label] = replace(fields[label], checks=(*fields[label].checks, zero_one))
@@ -133,14 +136,35 @@ class Contract:
             raise self._wrong(f"the label '{self.label}' is among the features", "take it out of features=[…]")
         if label.default is not None:
             raise self._wrong(f"the label '{self.label}' has a default", "take it away: an unknown label is awaited")
-        if self.task == "regression" and not label.dtype.is_numeric():
+        if self.task == "regression" and not label.is_number:
             raise self._wrong(f"the label '{self.label}' is {label.type}, and the task is regression", "use a number")
         if self.value is not None:
             allowed = next((rule.args["allowed_values"] for rule in label.checks if rule.name == "isin"), None)
-            self.value.fits(self.task, self.label, label.dtype, allowed)
+            self.value.fits(self.task, self.label, label.is_number or label.type == "Boolean", allowed)
 
     def _wrong(self, what: str, fix: str) -> ContractError:
         return ContractError(what, where=f"contract {self.name}", fix=fix)
+
+    @property
+    def score(self) -> Field:
+        """What a prediction's score must be: a probability, or an estimate within the bounds of the label's column."""
+        rules: tuple[Rule, ...] = (Rule("in_range", {"min_value": 0, "max_value": 1}),)
+        if self.task == "regression":
+            checks = self.labels().checks if self.label is not None else ()
+            rules = tuple(rule for rule in checks if rule.name in BOUNDS)
+        return Field("score", "Float64", checks=rules)
+
+    def labels(self) -> Field:
+        """The label's column. Raises ContractError when there is none."""
+        found = next((field for field in self.fields if field.name == self.label), None)
+        if found is None:
+            raise self._wrong(f"{self.name} names no label", "give label=…")
+        return found
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """The type of each column by its name (``spec.KINDS``), in order."""
+        return {field.name: field.type for field in self.fields}
 
     @property
     def types(self) -> dict[str, pl.DataType]:
@@ -156,12 +180,17 @@ class Contract:
 
         Raises ContractError when the table as a whole is wrong: a column is gone or retyped, or there is no row.
         """
+        import polars as pl
+
+        from meguri.data import reasons
+        from meguri.data.table import to_polars
+
         found = to_polars(table)
         if not found.height:
             raise self.empty()
         rows, masks, late = self.faults(found, now=now, labelled=labelled)
         twice = reasons.key_masks(rows, self.key)
-        repeats = twice.get(reasons.REPEAT)
+        repeats = twice.get(REPEAT)
         masks |= twice | reasons.unique_masks(rows, self.groups(labelled=labelled), repeats) | late
         as_found = self.as_found(found, rows)
         if not masks:
@@ -177,6 +206,8 @@ class Contract:
         The last masks, of labels from the future, are apart, because what a row has in common with others is told before
         them. With ``part=True`` the rows are a part of the table, and a check of all its rows cannot be asked.
         """
+        from meguri.data import reasons
+
         fields = self.asked(labelled=labelled)
         rows, masks = self._fitted(found, fields)
         label = self.label if labelled else None
@@ -207,6 +238,11 @@ class Contract:
 
     def _fitted(self, found: pl.DataFrame, fields: list[Field]) -> tuple[pl.DataFrame, reasons.Masks]:
         """The contract's columns in their types, and masks of the values that could not be read."""
+        import polars as pl
+
+        from meguri.data.fit import RetypedError, fit
+        from meguri.data.spec_polars import filler
+
         wrong, columns, masks = [], [], {}
         extra = [name for name in found.columns if name not in self.types]
         for field in fields:
@@ -223,7 +259,7 @@ class Contract:
                 if unread is not None:
                     masks[f"{field.name}: cannot be read as {field.type}"] = unread
             if field.default is not None and column.null_count():
-                column = column.to_frame().select(pl.col(field.name).fill_null(field.filler())).to_series()
+                column = column.to_frame().select(pl.col(field.name).fill_null(filler(field))).to_series()
             columns.append(column)
         if self.strict and extra:
             wrong.append(f"{', '.join(map(repr, extra))}: not in the contract, which is strict")
@@ -250,11 +286,15 @@ class Contract:
 
     def _whole(self, rows: pl.DataFrame) -> pl.DataFrame:
         """The rows, with nulls for a label that was left out: checks of the whole table may name it."""
+        import polars as pl
+
         gone = [pl.lit(None, kind).alias(name) for name, kind in self.types.items() if name not in rows.columns]
         return rows.with_columns(gone)
 
     def key_of(self, table: pl.DataFrame) -> pl.Series:
         """The key of each row as text: several columns joined by "|", times as ISO 8601 in UTC."""
+        import polars as pl
+
         parts = []
         for name in self.key:
             column = pl.col(name)
@@ -295,9 +335,8 @@ class Contract:
                 raise ValueError(f"format {spec['format']}")
             fields = tuple(Field.from_dict(field) for field in spec["fields"])
             unique = tuple(tuple(names) for names in spec["unique"])
-            none: tuple[Custom, ...] = ()
             contract._take(
-                Schema(spec["name"], fields, unique, spec["strict"], none),
+                Schema(spec["name"], fields, unique, spec["strict"]),
                 key=tuple(spec["key"]),
                 time=spec["time"],
                 label=spec["label"],
@@ -307,8 +346,6 @@ class Contract:
                 task=spec["task"],
                 value=Value(**spec["value"]) if spec.get("value") else None,
             )
-            for field in fields:
-                field.prove()
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             what = f"this is no contract that this version of Meguri can read: {error}"
             raise ContractError(what, fix="make the release again, or install the version that made it") from error

@@ -10,9 +10,7 @@ from meguri.base.errors import ContractError
 from meguri.data import reasons
 from meguri.data.contract import Checked, Contract
 from meguri.data.fit import RetypedError, fit
-from meguri.data.spec import Field, Rule
 
-BOUNDS = ("ge", "gt", "le", "lt", "in_range")  # of a label, which an estimate of it must keep as well
 TOLD = (
     "key",
     "time",
@@ -28,11 +26,7 @@ def answers(table: pl.DataFrame, contract: Contract) -> Checked:
 
     A probability lies between 0 and 1, an estimate within the bounds of the label's column, and each is a finite number.
     """
-    rules: tuple[Rule, ...] = (Rule("in_range", {"min_value": 0, "max_value": 1}),)
-    if contract.task == "regression":
-        label = next((field for field in contract.fields if field.name == contract.label), None)
-        rules = () if label is None else tuple(rule for rule in label.checks if rule.name in BOUNDS)
-    masks = reasons.value_masks(table, [Field("score", "Float64", checks=rules)], may_be_null=None)
+    masks = reasons.value_masks(table, [contract.score], may_be_null=None)
     return _split(table, masks, [name for name in TOLD if name in table.columns])
 
 
@@ -41,9 +35,7 @@ def labels(table: pl.DataFrame, contract: Contract) -> Checked:
 
     The good ones have the label's type. Raises ContractError when the contract has no label, or these cannot be any.
     """
-    field = next((field for field in contract.fields if field.name == contract.label), None)
-    if field is None:
-        raise ContractError(f"{contract.name} names no label", where=f"contract {contract.name}", fix="give label=…")
+    field = contract.labels()
     try:
         value, unread = fit(table["value"], replace(field, name="value", coerce=True))
     except RetypedError as error:

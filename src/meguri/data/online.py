@@ -7,18 +7,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
-
-import polars as pl
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from meguri.base import plugins
 from meguri.base.clock import from_micros, micros
 from meguri.base.errors import DataError, SettingsError
 from meguri.base.redact import redact
-from meguri.data.build import call, latest
 from meguri.data.features import Features, entities, functions, needs, recorded
-from meguri.data.sources import Sources
-from meguri.data.spec import TYPES
+from meguri.data.spec import KINDS
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from meguri.data.sources import Sources
 
 ONLINE = {
     "sqlite": "meguri.data.online_sql:SqliteTable",
@@ -99,11 +100,13 @@ def materialize(features: Features, sources: Sources, table: OnlineTable, *, now
 
     A table that holds those of a later moment keeps them. Raises DataError for values that JSON cannot hold.
     """
+    from meguri.data.build import latest
+
     made = latest(features, sources, now=now)
     types: dict[str, str] = {}
     for keys, rows in made.items():
         for name, kind in rows.drop(keys).schema.items():
-            if str(kind) not in TYPES or kind.is_temporal():
+            if str(kind) not in KINDS or kind.is_temporal():
                 what = f"'{name}' is {kind}, which an online table cannot keep"
                 raise DataError(
                     what, where=f"feature '{name}'", fix="let it be a number, a boolean or text, or use age()"
@@ -127,7 +130,8 @@ def materialize(features: Features, sources: Sources, table: OnlineTable, *, now
 class Online:
     """Features at the moment of a request: those of an online table by the row's entities, then the functions of the row.
 
-    ``types`` are the polars types of the request's columns (a contract's ``types``), by which functions get them.
+    ``types`` are the polars types of the request's columns (a contract's ``types``), by which functions get them. Where there
+    is no function, polars is not needed.
     """
 
     def __init__(
@@ -142,7 +146,7 @@ class Online:
         self._nothing = {
             name: 0 if found.kind in ("count", "sum") else None for name, found in recorded(features).items()
         }
-        self._head: tuple[str | None, datetime | None, dict[str, pl.DataType]] = (None, None, {})
+        self._head: tuple[str | None, datetime | None, dict[str, str]] = (None, None, {})
 
     def get(self, row: Mapping[str, Any]) -> Values:
         """The features of a row. Raises DataError when the row lacks an entity's column or one that a function needs."""
@@ -163,22 +167,30 @@ class Online:
         if head != found.head:
             at, types = self._read_head(found.head)
         if self._functions:
-            known = {**row, **values}
-            columns = {
-                name: pl.Series(name, [known[name]], types.get(name, self._types.get(name)))
-                for name in self._needed
-                if name in known
-            }
-            for name, function in self._functions.items():
-                columns[name] = call(name, function, columns, 1)
-                values[name] = columns[name][0]
+            self._call(values, {**row, **values}, types)
         return Values({name: values[name] for name in self._features}, at)
 
-    def _read_head(self, head: str | None) -> tuple[datetime | None, dict[str, pl.DataType]]:
+    def _call(self, values: dict[str, Any], known: Mapping[str, Any], types: Mapping[str, str]) -> None:
+        """Add what the functions make of the values that are known of a row."""
+        import polars as pl
+
+        from meguri.data.build import call
+        from meguri.data.spec_polars import TYPES
+
+        columns = {
+            name: pl.Series(name, [known[name]], TYPES[types[name]] if name in types else self._types.get(name))
+            for name in self._needed
+            if name in known
+        }
+        for name, function in self._functions.items():
+            columns[name] = call(name, function, columns, 1)
+            values[name] = columns[name][0]
+
+    def _read_head(self, head: str | None) -> tuple[datetime | None, dict[str, str]]:
         if head is None:
             return None, {}
         told = json.loads(head)
-        at, types = from_micros(told["at"]), {name: TYPES[kind] for name, kind in told["types"].items()}
+        at, types = from_micros(told["at"]), dict(told["types"])
         missing = [name for name in self._nothing if name not in types]
         if missing:
             what = f"the online table does not have the feature '{missing[0]}'"

@@ -12,6 +12,7 @@ from meguri.base.extras import need
 from meguri.data import reasons
 from meguri.data.contract import Contract
 from meguri.data.fit_sql import Fitting, fit_all
+from meguri.data.plain import CONFLICT, REPEAT, not_unique
 from meguri.data.spec_sql import asks
 from meguri.data.warehouse import Warehouse
 
@@ -134,11 +135,11 @@ def _judged(
             if good is not None:
                 fault(f"{field.name}: {rule}", ~good)
     if twice:
-        fault(reasons.CONFLICT, table[_CONFLICT])
-        fault(reasons.REPEAT, table[_REPEAT])
+        fault(CONFLICT, table[_CONFLICT])
+        fault(REPEAT, table[_REPEAT])
     for number, names in enumerate(groups):
         bad = table[f"_meguri_group_{number}"] > 1
-        fault(reasons.not_unique(names), bad & ~table[_REPEAT] if twice else bad)
+        fault(not_unique(names), bad & ~table[_REPEAT] if twice else bad)
     if now is not None and labelled and contract.label is not None:
         known = table[fitting.value(contract.label)].notnull()
         late = table[fitting.value(contract.time)] > ibis.literal(moment(now), type="timestamp('UTC')")

@@ -17,7 +17,8 @@ from meguri.base.errors import ContractError, DataError
 from meguri.base.files import locked, write_atomic
 from meguri.data.contract import Checked, Contract
 from meguri.data.fit import RetypedError, fit
-from meguri.data.reasons import REPEAT
+from meguri.data.plain import REPEAT
+from meguri.data.spec_polars import filler
 
 _AT = pl.Datetime("us", "UTC")
 _COLUMNS = {"at": _AT, "door": pl.String(), "run": pl.String(), "reason": pl.String(), "row": pl.String()}
@@ -254,7 +255,7 @@ def _typed(rows: pl.DataFrame, contract: Contract) -> tuple[pl.DataFrame | None,
         if unread is not None:
             return None, f"{field.name}: {found[0]!r} cannot be read as {field.type}"
         if field.default is not None:
-            column = column.to_frame().select(pl.col(field.name).fill_null(field.filler())).to_series()
+            column = column.to_frame().select(pl.col(field.name).fill_null(filler(field))).to_series()
         if column[0] is None and not field.nullable and field.name != contract.label:
             return None, f"{field.name} has no value"
         columns.append(column)

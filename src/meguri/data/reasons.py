@@ -6,17 +6,11 @@ from collections.abc import Sequence
 
 import polars as pl
 
+from meguri.data.plain import CONFLICT, REPEAT, not_unique
 from meguri.data.spec import Field
+from meguri.data.spec_polars import asks
 
 Masks = dict[str, pl.Series]
-
-CONFLICT = "duplicated key"
-REPEAT = "duplicated key (the same row again)"
-
-
-def not_unique(names: Sequence[str]) -> str:
-    """The reason of a row whose values in these columns come again."""
-    return f"{', '.join(names)}: not unique"
 
 
 def future(label: str) -> str:
@@ -42,7 +36,7 @@ def value_masks(table: pl.DataFrame, fields: Sequence[Field], *, may_be_null: st
         if field.is_float:
             asked[f"{field.name}: infinite"] = column.is_finite()
         for rule in field.checks:
-            why, passes = f"{field.name}: {rule}", rule.asks(field.name, field.type)
+            why, passes = f"{field.name}: {rule}", asks(rule, field)
             asked[why] = asked[why].fill_null(True) & passes.fill_null(True) if why in asked else passes
     if not asked:
         return {}

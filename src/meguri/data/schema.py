@@ -9,7 +9,8 @@ import polars as pl
 
 from meguri.base.errors import ContractError
 from meguri.base.extras import need
-from meguri.data.spec import CHECKS, TYPES, Field, NotPortableError, Rule, plain
+from meguri.data.spec import RULES, Field, NotPortableError, Rule, Schema, plain
+from meguri.data.spec_polars import TYPES, prove
 
 _NAMES = {
     "greater_than_or_equal_to": "ge",
@@ -55,17 +56,6 @@ class Custom:
         if len(good) != table.height:
             raise ContractError(f"the table breaks a check of all its rows: '{self}'", fix="look at the source")
         return ~good
-
-
-@dataclass(frozen=True)
-class Schema:
-    """What a contract takes from a pandera model."""
-
-    name: str
-    fields: tuple[Field, ...]
-    unique: tuple[tuple[str, ...], ...]
-    strict: bool
-    custom: tuple[Custom, ...]
 
 
 def read(model: Any) -> Schema:
@@ -133,7 +123,7 @@ def _field(model: str, column: Any, *, coerce: bool) -> tuple[Field, list[Any]]:
         checks=(*extra, *rules),
         description=column.description or column.title,
     )
-    field.prove()
+    prove(field)
     return field, own
 
 
@@ -155,7 +145,7 @@ def _type(model: str, column: Any) -> tuple[str, list[Rule]]:
 
 def _rule(check: Any) -> Rule | None:
     name = _NAMES.get(check.name, check.name)
-    if name not in CHECKS or not check.statistics or check.element_wise or not check.ignore_na or check.raise_warning:
+    if name not in RULES or not check.statistics or check.element_wise or not check.ignore_na or check.raise_warning:
         return None
     default = check.error is None or str(check.error).startswith(f"{check.name}(")
     try:

@@ -14,6 +14,7 @@ import polars as pl
 
 from meguri.base.extras import need
 from meguri.data.spec import Field, Rule
+from meguri.data.spec_polars import arguments
 
 _ORDER = {"ge", "gt", "le", "lt", "in_range"}
 _MOST = 255  # repeats that every engine's patterns allow
@@ -35,7 +36,7 @@ def asks(rule: Rule, field: Field, column: Any, engine: str) -> Any | None:
         return None  # its locale has an order of its own
     if field.type == "Float32" and engine == "bigquery":
         return None  # it has no such type, so nothing is rounded to it
-    args = rule.typed(field.type)
+    args = arguments(rule, field.type)
     if "pattern" in args:
         begin = "^" if rule.name == "str_matches" and args["pattern"][:1] != "^" else ""
         pattern = portable(begin + args["pattern"])

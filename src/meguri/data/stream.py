@@ -15,6 +15,7 @@ import polars as pl
 from meguri.base.errors import ContractError
 from meguri.data import reasons
 from meguri.data.contract import Contract
+from meguri.data.plain import CONFLICT, REPEAT
 from meguri.data.spool import Spool, drafts
 from meguri.data.table import to_polars
 from meguri.data.twice import Hashes
@@ -123,7 +124,7 @@ def check(
         spool.close()
         if limit is not None and _passed(limit, repeated := keys.repeated(), spool.rows):  # no need to look which
             hand_over({})
-            known[reasons.CONFLICT] = repeated
+            known[CONFLICT] = repeated
             raise _too_many(contract, repeated, spool.rows, limit, known)
         twice = _twice(spool, contract, keys, groups)
         count = hand_over(twice)
@@ -144,9 +145,9 @@ def _twice(spool: Spool, contract: Contract, keys: Hashes, groups: Sequence[Hash
     for numbers in keys.suspects():
         mark(numbers, reasons.key_masks(spool.fetch(numbers), contract.key))
     for hashes in groups:
-        for numbers in hashes.suspects(but=masks.get(reasons.REPEAT)):
+        for numbers in hashes.suspects(but=masks.get(REPEAT)):
             mark(numbers, reasons.unique_masks(spool.fetch(numbers, hashes.names), [hashes.names], None))
-    first = (reasons.CONFLICT, reasons.REPEAT)
+    first = (CONFLICT, REPEAT)
     return {why: masks[why] for why in (*first, *(why for why in masks if why not in first)) if why in masks}
 
 

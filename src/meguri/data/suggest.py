@@ -12,7 +12,8 @@ import polars as pl
 from meguri.base.errors import DataError
 from meguri.data.draft import Draft
 from meguri.data.reasons import duplicated
-from meguri.data.spec import TYPES, Field, Rule
+from meguri.data.spec import Field, Rule
+from meguri.data.spec_polars import TYPES
 from meguri.data.statistics import Column, Profile, profile
 from meguri.data.table import to_polars
 

@@ -10,7 +10,8 @@ from typing import Any
 from meguri.base.errors import DataError
 from meguri.data.contract import Contract
 from meguri.data.draft import Draft
-from meguri.data.spec import TYPES, Field, Rule
+from meguri.data.spec import Field, Rule
+from meguri.data.spec_polars import TYPES
 from meguri.data.textproto import Message, Word, parse, write
 
 TAG = "meguri:"  # what TFDV has no field for stands in a feature's annotation, as a tag

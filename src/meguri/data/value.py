@@ -7,13 +7,15 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from meguri.base.errors import ContractError, DataError
+
+if TYPE_CHECKING:
+    import polars as pl
 
 Floats = NDArray[np.float64]
 Money = int | float
@@ -61,14 +63,14 @@ class Value:
             what = f"over={self.over:g} and under={self.under:g}, and an error costs money"
             raise _wrong(what, "write what it costs as a number below 0, such as over=-2.5")
 
-    def fits(self, task: str, label: str, kind: pl.DataType, allowed: Sequence[Any] | None) -> None:
-        """Refuse what does not suit the contract's task and its label, whose values may be ``allowed`` ones only."""
+    def fits(self, task: str, label: str, number: bool, allowed: Sequence[Any] | None) -> None:
+        """Refuse what does not suit the contract's task and its label, a ``number`` (or flag) or not, whose values may be ``allowed`` ones only."""
         if (task == "regression") != (self.table is None):
             need = "over and under" if task == "regression" else "a table of answers and labels"
             raise _wrong(f"the contract's task is {task}", f"give {need}")
         if self.table is None:
             return
-        flag = task == "binary" and (kind == pl.Boolean or kind.is_numeric())
+        flag = number and task == "binary"
         known = None if allowed is None else {_text(value) for value in allowed}
         if task == "binary" and len(self.names) != 2:
             raise _wrong(f"it has {len(self.names)} answers, and the task is binary", f"give two: {_EXAMPLE}")
@@ -115,6 +117,8 @@ class Value:
 
     def codes(self, classes: pl.Series) -> Floats:
         """The place of each class among ``names``, shape (n,); DataError for one that the table does not have."""
+        import polars as pl
+
         places = {name: float(place) for place, name in enumerate(self.names)}
         strange = classes.filter(~classes.is_in(self.names))
         if len(strange):

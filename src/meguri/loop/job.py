@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from meguri.base.errors import JobError
+from meguri.base.extras import missing, optional
 
 # The noun of each job's result. Another job's noun is its own name.
 NOUNS = {
@@ -131,6 +132,8 @@ def import_from(root: Path, module: str, attribute: str) -> Any:
             raise JobError(
                 f"there is no module {module}", where=root, fix=f"add {module.replace('.', '/')}.py"
             ) from error
+        if optional(error):
+            raise missing(error) from error
         raise
     try:
         return getattr(found, attribute)

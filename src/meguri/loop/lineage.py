@@ -17,6 +17,7 @@ from meguri.data import versions
 
 if TYPE_CHECKING:
     from meguri.loop.project import Project
+    from meguri.record.ledger import Prediction
 
 EVER = datetime(9999, 12, 31, tzinfo=UTC)
 _PREFIX = re.compile(r"[0-9a-f]{4,40}(\.dir)?")
@@ -48,11 +49,11 @@ def trace(project: Project, name: str, *, rows: int = 0) -> Node:
     if name in past.runs:
         return past.run(name, onward=True)
     found = project.ledger.find(name)
-    if found.height == 1:
-        return past.prediction(found.row(0, named=True))
-    if found.height:
-        each = tuple(past.prediction(row) for row in found.iter_rows(named=True))
-        return Node("key", name, {"predictions": found.height}, each)
+    if len(found) == 1:
+        return past.prediction(found[0])
+    if found:
+        each = tuple(map(past.prediction, found))
+        return Node("key", name, {"predictions": len(found)}, each)
     data, commits = past.beginning("data_version", name), past.beginning("commit", name)
     if len(data) + len(commits) > 1:
         fix = "write more of it: " + ", ".join([*data, *commits])
@@ -142,7 +143,7 @@ class _Past:
         except (pl.exceptions.PolarsError, OSError):
             return None
 
-    def prediction(self, row: Mapping[str, Any]) -> Node:
+    def prediction(self, row: Prediction) -> Node:
         """A prediction, and back from it."""
         names = (
             "key",
@@ -159,9 +160,9 @@ class _Past:
         )
         return Node(
             "prediction",
-            row["prediction_id"],
-            {name: row[name] for name in names},
-            (self.release(row["release"], row["run"]),),
+            row.prediction_id,
+            {name: getattr(row, name) for name in names},
+            (self.release(row.release, row.run),),
         )
 
     def release(self, name: str, run: str | None) -> Node:

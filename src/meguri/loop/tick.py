@@ -132,11 +132,13 @@ def collect(project: Project, *, now: datetime) -> int:
             return 0
         import polars as pl
 
+        from meguri.record import ledger_columns
+
         came = rows.filter(pl.col(contract.label).is_not_null())
         table = pl.DataFrame({"key": contract.key_of(came), "value": came[contract.label]}).with_columns(
             known_at=pl.lit(now).cast(pl.Datetime("us", "UTC")), source=pl.lit("time")
         )
-        counts: LabelCounts = project.ledger.write_labels(table)
+        counts: LabelCounts = project.ledger.write_labels(ledger_columns.labels(table))
         return counts.new + counts.corrected
     finally:
         shutil.rmtree(steps.run.folder)
@@ -150,6 +152,7 @@ def write_labels(project: Project, table: pl.DataFrame, *, by: str, now: datetim
     import polars as pl
 
     from meguri.data import doors
+    from meguri.record import ledger_columns
 
     checked = doors.labels(table, project.contract)
     bad = checked.quarantined
@@ -157,7 +160,7 @@ def write_labels(project: Project, table: pl.DataFrame, *, by: str, now: datetim
     most = project.settings().data.max_quarantined
     intake.limit(most, bad["reason"].to_list(), checked.rows.height, where=f"labels by {by}")
     stamped = checked.rows.with_columns(known_at=pl.lit(now).cast(pl.Datetime("us", "UTC")), source=pl.lit(by))
-    return project.ledger.write_labels(stamped), bad.height
+    return project.ledger.write_labels(ledger_columns.labels(stamped)), bad.height
 
 
 def predict(project: Project, *, now: datetime, overrides: tuple[str, ...] = ()) -> int:

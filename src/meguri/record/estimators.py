@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import polars as pl
 
 from meguri.base.errors import ReleaseError
 from meguri.base.extras import need
-from meguri.data.table import from_polars
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import polars as pl
 
 Floats = np.ndarray[Any, np.dtype[np.floating[Any]]]
+Texts = np.ndarray[Any, np.dtype[np.object_]]
 
 # Types of the libraries, beyond those that skops trusts by itself, that hold a fitted model's numbers. Ours, never a
 # model's: what is not named here is not loaded. No type that calls a function handed to it belongs here.
@@ -51,7 +55,7 @@ class Answers:
     """Scores (float64, shape [N]) and, for a classification, the answers as text and where known each class's probability."""
 
     score: Floats
-    answer: pl.Series | None = None
+    answer: Texts | None = None
     chances: Floats | None = None  # shape [N, classes]
 
 
@@ -137,6 +141,7 @@ class Fitted:
 
     def __init__(self, estimator: Any, names: Sequence[str], classes: Sequence[str] | None) -> None:
         self.estimator, self.names, self.classes = estimator, list(names), classes
+        need("polars")  # the frame that it is asked with
         self._threads = need("threadpoolctl").ThreadpoolController()
 
     def answer(self, rows: pl.DataFrame) -> Answers:
@@ -144,7 +149,22 @@ class Fitted:
         with self._threads.limit(limits=1):  # the threads of OpenMP and BLAS spin, and sum in another order
             return self._answer(rows)
 
+    def answer_values(self, values: Mapping[str, Sequence[Any]], types: Mapping[str, Any]) -> Plain:
+        """What ``answer`` gives for columns of plain values, of these polars types."""
+        pl = need("polars")
+        found = self.answer(pl.DataFrame({n: pl.Series(values[n], dtype=types[n]) for n in self.names}))
+        answer, chances = found.answer, found.chances
+        return Plain(
+            found.score.tolist(),
+            None if answer is None else answer.tolist(),
+            None if chances is None else chances.tolist(),
+        )
+
     def _answer(self, rows: pl.DataFrame) -> Answers:
+        import polars as pl
+
+        from meguri.data.table import from_polars
+
         count = rows.height
         if count == 1:
             rows = pl.concat([rows, rows])  # BLAS sums a single row in another order
@@ -157,7 +177,7 @@ class Fitted:
         order = {value: place for place, value in enumerate(np.asarray(self.estimator.classes_).tolist())}
         places = np.array([order[value] for value in np.asarray(self.estimator.predict(table)).tolist()])[:count]
         score = chances[:, 1] if len(self.classes) == 2 else chances[np.arange(count), places]
-        return Answers(score, pl.Series(self.classes, dtype=pl.String).gather(places), chances)
+        return Answers(score, np.array(self.classes, dtype=np.object_)[places], chances)
 
 
 def to_skops(estimator: Any, path: Path) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from meguri.base import plugins
 from meguri.base.errors import SettingsError
@@ -73,6 +73,43 @@ class Experiment:
     outlet: str
     status: str
     detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Label(NamedTuple):
+    """What really happened: of the prediction with that ``prediction_id``, or else of all with that ``key``.
+
+    ``value`` is a number (a boolean as 0 and 1) or a text, null or NaN where there is none; ``source`` is "time" or a
+    person's name.
+    """
+
+    value: float | str | None
+    known_at: datetime
+    source: str
+    key: str | None = None
+    prediction_id: str | None = None
+
+
+class Prediction(NamedTuple):
+    """A prediction as it was written, and the latest label that is known of it, if any; ``features`` is JSON text."""
+
+    prediction_id: str
+    key: str
+    time: datetime
+    due: datetime
+    made_at: datetime
+    release: str
+    run: str | None
+    outlet: str
+    arm: str | None
+    propensity: float | None
+    score: float | None
+    answer: str | None
+    unit: str | None
+    abstained: bool | None
+    features: str | None
+    label: float | str | None
+    label_at: datetime | None
+    source: str | None
 
 
 @dataclass(frozen=True)
@@ -162,12 +199,10 @@ class Ledger(Protocol):
     def events(self, *, since: datetime, until: datetime, kind: str | None = None) -> pl.DataFrame:
         """The events with ``at`` in [since, until), in order of time: id, unit, at, kind, value."""
 
-    def write_labels(self, table: pl.DataFrame) -> LabelCounts:
-        """Write what really happened, in the order of the rows.
+    def write_labels(self, labels: Iterable[Label]) -> LabelCounts:
+        """Write what really happened, in the order given, those by prediction id before those by key; one without a value is left out.
 
-        Columns: prediction_id, or key for all predictions with that key; value (number, boolean as 0 and 1, or text;
-        a row where it is null is left out), known_at, source ("time" or a person's name).
-        A label is new information unless it was written already or its value is the one in force at its known_at. What
+        A frame's are made by ``ledger_columns.labels``. A label is new information unless it was written already or its value is the one in force at its known_at. What
         comes from "time" is read again and again, so that it says the same once more does not overrule a person.
         """
 
@@ -190,14 +225,14 @@ class Ledger(Protocol):
     def keys(self, *, since: datetime, until: datetime, outlet: str | None = None) -> list[str]:
         """The keys of the predictions with ``time`` in [since, until): what need not be predicted again."""
 
-    def find(self, name: str) -> pl.DataFrame:
+    def find(self, name: str) -> list[Prediction]:
         """The predictions with that prediction id or that key, matured or not, in the order of writing.
 
-        Columns: those of ``joined`` with features, the label being the latest known.
+        ``ledger_columns.table`` makes a frame of them, as ``joined`` gives it.
         """
 
-    def queue(self, *, limit: int) -> pl.DataFrame:
-        """The abstained predictions that nobody has decided yet (they have no label), oldest first: columns as in ``find``."""
+    def queue(self, *, limit: int) -> list[Prediction]:
+        """The abstained predictions that nobody has decided yet (they have no label), oldest first."""
 
     def made(self) -> pl.DataFrame:
         """How many predictions were made from what: release, run, outlet, arm, count, and since and until, the ends of their times."""

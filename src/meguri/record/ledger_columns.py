@@ -9,6 +9,8 @@ from typing import Any
 import polars as pl
 
 from meguri.base.errors import LedgerError
+from meguri.record.ledger import Label, Prediction
+from meguri.record.ledger_sql import PIECE
 
 ORIGIN = ("release", "run", "outlet", "arm", "propensity")  # what thousands of predictions share
 UTC = pl.Datetime("us", "UTC")
@@ -18,7 +20,6 @@ _OPTIONAL |= {"unit": _TEXT, "abstained": _FLAG}
 _FOUND = {"id": pl.Binary(), "key": _TEXT, "time": _MOMENT, "due": _MOMENT, "made_at": _MOMENT, "origin": pl.Int64()}
 _FOUND |= {"score": _NUMBER, "answer": _TEXT, "unit": _TEXT, "abstained": _MOMENT, "features": _TEXT}
 _FOUND |= {"label": _NUMBER, "label_at": _MOMENT, "source": _TEXT}
-PIECE = 10_000  # rows read at a time
 
 
 def predictions(table: pl.DataFrame) -> pl.DataFrame:
@@ -45,20 +46,33 @@ def numbered(table: pl.DataFrame, number: Callable[[tuple[Any, ...]], int]) -> p
     return table.join(shared.with_columns(origin), on=ORIGIN, how="left", nulls_equal=True, maintain_order="left")
 
 
-def labels(table: pl.DataFrame) -> pl.DataFrame:
-    """Columns id or key, value (number or text), known_at (microseconds), source, round; rows without a value left out.
-
-    ``round`` counts the rows of one prediction, so that each can be written after the one before it.
-    """
+def labels(table: pl.DataFrame) -> list[Label]:
+    """The labels of a frame with the columns prediction_id or else key, value, known_at (moments) and source."""
     by = "prediction_id" if "prediction_id" in table.columns else "key"
     _need(table, by, "value", "known_at", "source")
     value = table["value"]
     number = value.dtype.is_numeric() or value.dtype == pl.Boolean
-    table = table.with_columns(_cast(value, _NUMBER).fill_nan(None) if number else _cast(value, _TEXT))
-    table = table.filter(pl.col("value").is_not_null())
-    what = _blobs(table[by]) if by == "prediction_id" else _cast(_filled(table[by]), _TEXT)
-    columns = [what, table["value"], _micros(table["known_at"]), _cast(_filled(table["source"]), _TEXT)]
-    return pl.DataFrame(columns).with_columns(pl.int_range(pl.len()).over(what.name).alias("round"))
+    known_at = _micros(table["known_at"]).cast(UTC)
+    names, sources = (_cast(_filled(table[name]), _TEXT) for name in (by, "source"))
+    given = rows([_cast(value, _NUMBER if number else _TEXT), known_at, sources, names])
+    if by == "key":
+        return [Label(value, at, source, name) for value, at, source, name in given]
+    return [Label(value, at, source, None, name) for value, at, source, name in given]
+
+
+def table(found: Sequence[Prediction]) -> pl.DataFrame:
+    """The frame of what ``find`` and ``queue`` gave; columns as ``joined`` has them."""
+    kinds: dict[str, pl.DataType] = dict.fromkeys(("time", "due", "made_at", "label_at"), UTC)
+    kinds |= {"propensity": _NUMBER, "score": _NUMBER, "abstained": _FLAG}
+    columns = {name: [getattr(row, name) for row in found] for name in Prediction._fields}
+    text = any(isinstance(label, str) for label in columns["label"])
+    label = _spelled(columns["label"]) if text else pl.Series(values=columns["label"], dtype=_NUMBER)
+    return pl.DataFrame(
+        [
+            label.alias(name) if name == "label" else pl.Series(name, values, dtype=kinds.get(name, _TEXT))
+            for name, values in columns.items()
+        ]
+    )
 
 
 def rows(columns: Iterable[pl.Series]) -> Iterator[tuple[Any, ...]]:

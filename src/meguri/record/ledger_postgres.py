@@ -9,6 +9,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
@@ -19,8 +20,8 @@ from meguri.base.extras import need
 from meguri.base.redact import redact
 from meguri.record import ledger_postgres_schema as schemas
 from meguri.record import ledger_postgres_server as servers
-from meguri.record.ledger import Event, LabelCounts
-from meguri.record.ledger_sql import SETTLED, SqlLedger, clash, pruning
+from meguri.record.ledger import Event, Label, LabelCounts, Prediction
+from meguri.record.ledger_sql import PIECE, SETTLED, SqlLedger, clash, lines, predictions, pruning
 from meguri.record.served import unpack
 
 if TYPE_CHECKING:
@@ -158,30 +159,29 @@ class PostgresLedger(SqlLedger):
             self._origins[row] = int(found[0])
         return self._origins[row]
 
-    def write_labels(self, table: pl.DataFrame) -> LabelCounts:
+    def write_labels(self, labels: Iterable[Label]) -> LabelCounts:
         """Write labels beside the ones that are there, one writer at a time."""
-        import polars as pl
-
-        from meguri.record import ledger_columns
-
-        given = ledger_columns.labels(table).with_row_index("row")
-        what, kind = given.columns[1], "text" if given["value"].dtype == pl.String else "number"
-        name = pl.col("id").bin.encode("hex") if what == "id" else pl.col("key")
-        lines = list(given.select("row", "known_at", "source", "round", name, "value").iter_rows())
+        given = lines(labels)
+        rows = [
+            (g.row, g.known_at, g.source, g.round, g.id and g.id.hex(), g.key,
+             *((None, g.value) if isinstance(g.value, str) else (g.value, None)))
+            for g in given
+        ]  # fmt: skip
         self.settle()
 
         def write(db: Any) -> LabelCounts:
             with db.transaction():
                 schemas.lock(db, self._schema, "labels")
                 db.execute(schemas.GIVEN_LABELS)
-                _copy(db, f"given_labels (row, known_at, source, round, {what}, {kind})", lines)
-                db.execute(f"""INSERT INTO matched SELECT g.row, p.n, g.known_at, g.source, g.round, g.number, g.text
-                               FROM given_labels g JOIN predictions p ON p.{what} = g.{what}""")
+                _copy(db, "given_labels (row, known_at, source, round, id, key, number, text)", rows)
+                for what in {"key" if g.id is None else "id" for g in given}:
+                    db.execute(f"""INSERT INTO matched SELECT g.row, p.n, g.known_at, g.source, g.round, g.number, g.text
+                                   FROM given_labels g JOIN predictions p ON p.{what} = g.{what}""")
                 sql = "SELECT count(*), count(DISTINCT row), coalesce(max(round), 0) FROM matched"
                 pairs, met, last = db.execute(sql).fetchone()
                 new = db.execute("DELETE FROM awaiting WHERE prediction IN (SELECT prediction FROM matched)").rowcount
                 stored = sum(db.execute(schemas.ADD_LABELS, (number,)).rowcount for number in range(last + 1))
-            return LabelCounts(new=new, same=pairs - stored, corrected=stored - new, unmatched=given.height - met)
+            return LabelCounts(new=new, same=pairs - stored, corrected=stored - new, unmatched=len(given) - met)
 
         return self._do(write)
 
@@ -203,26 +203,30 @@ class PostgresLedger(SqlLedger):
         def chosen(origins: Sequence[Any]) -> list[int]:
             return [n for n, r, _, o, *_ in origins if outlet in (None, o) and release in (None, r)]
 
-        which = chosen if (outlet, release) != (None, None) else None
-        where = ["p.due <= %s", "p.made_at <= %s", *window]
-        return self._joined(where, [at, at, *window.values()], at, window=window, chosen=which, features=features)
+        from meguri.record import ledger_columns
 
-    def find(self, name: str) -> pl.DataFrame:
+        which = chosen if (outlet, release) != (None, None) else None
+        make = partial(ledger_columns.joined, features=features)
+        where = ["p.due <= %s", "p.made_at <= %s", *window]
+        return self._read(make, where, [at, at, *window.values()], at, window=window, chosen=which, features=features)
+
+    def find(self, name: str) -> list[Prediction]:
         """Look in the indexes of ids and keys."""
         try:
             id = UUID(name)
         except ValueError:
             id = None
-        return self._joined(["(p.id = %s OR p.key = %s)"], [id, name], _EVER, features=True)
+        return self._read(predictions, ["(p.id = %s OR p.key = %s)"], [id, name], _EVER, features=True)
 
-    def queue(self, *, limit: int) -> pl.DataFrame:
+    def queue(self, *, limit: int) -> list[Prediction]:
         """Look in the small index of the abstained."""
         some = """p.n IN (SELECT n FROM predictions q WHERE abstained
                           AND EXISTS (SELECT FROM awaiting WHERE prediction = q.n) ORDER BY n LIMIT %s)"""
-        return self._joined([some], [limit], _EVER, features=True)
+        return self._read(predictions, [some], [limit], _EVER, features=True)
 
-    def _joined(
+    def _read(
         self,
+        make: Callable[[Iterator[Any], Sequence[Any]], T],
         where: Sequence[str],
         values: Sequence[Any],
         as_of: int,
@@ -230,13 +234,12 @@ class PostgresLedger(SqlLedger):
         window: Mapping[str, int] = MappingProxyType({}),
         chosen: Callable[[Sequence[Any]], list[int]] | None = None,
         features: bool,
-    ) -> pl.DataFrame:
-        from meguri.record import ledger_columns
-
+    ) -> T:
+        """What ``make`` gives for the rows of predictions and labels, and for what predictions share."""
         self.settle()
         wanted = "p.score, p.answer, p.unit, p.abstained::int" + (", p.features" if features else "")
 
-        def read(db: Any) -> pl.DataFrame:
+        def read(db: Any) -> T:
             with db.transaction():  # one look at all three tables
                 db.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
                 db.execute("SET LOCAL cursor_tuple_fraction = 1")  # all rows are wanted, not the first ones soon
@@ -258,9 +261,9 @@ class PostgresLedger(SqlLedger):
                           WHERE p.n BETWEEN %s AND %s AND {" AND ".join(clauses)}
                           ORDER BY p.n, l.known_at, l.version"""
                 with db.cursor("joined", binary=True) as cursor:
-                    cursor.itersize = ledger_columns.PIECE
+                    cursor.itersize = PIECE
                     cursor.execute(sql, [*ends, as_of, *ends, *bound])
-                    return ledger_columns.joined(_labelled(cursor), origins, features=features)
+                    return make(_labelled(cursor), origins)
 
         return self._do(read)
 

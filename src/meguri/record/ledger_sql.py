@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+from uuid import UUID
 
 from meguri.base.clock import from_micros, micros
 from meguri.base.errors import LedgerError
-from meguri.record.ledger import Awaited, Experiment, GateUse, Old, Rollout, TurnRecord
+from meguri.record.ledger import Awaited, Experiment, GateUse, Label, Old, Prediction, Rollout, TurnRecord
 
 if TYPE_CHECKING:
     import polars as pl
@@ -44,6 +46,7 @@ def pruning(*, awaited: bool) -> tuple[str, ...]:
     )
 
 
+PIECE = 10_000  # rows read at a time
 SETTLED = (
     2**18
 )  # bytes of answers that are settled in one transaction, some hundred: others wait for it some milliseconds
@@ -53,6 +56,65 @@ def clash(id: Any, where: Any) -> LedgerError:
     """The error for a prediction whose id is there already, with another content."""
     what = f"the prediction {id} is there already, and says something else"
     return LedgerError(what, where=where, fix="give every prediction an id of its own")
+
+
+class Line(NamedTuple):
+    """A label as a database takes it: its place, of whom (``id``, 16 bytes, or ``key``), and which of theirs it is."""
+
+    row: int
+    id: bytes | None
+    key: str | None
+    known_at: int
+    value: float | str
+    source: str
+    round: int
+
+
+def lines(labels: Iterable[Label]) -> list[Line]:
+    """The labels that have a value, those by prediction id first; each prediction gets one a round. Raises LedgerError."""
+    found: list[Line] = []
+    count: dict[bytes | str, int] = {}
+    given = sorted(labels, key=lambda label: label.prediction_id is None)
+    begin = 0  # of the rounds of keys, as an id may have been of one of them
+    for label in given:
+        value = label.value if isinstance(label.value, str | None) else float(label.value)
+        if value is None or (isinstance(value, float) and math.isnan(value)):
+            continue
+        id, key = None if label.prediction_id is None else _bytes(label.prediction_id), label.key
+        name = key if id is None else id
+        if name is None:
+            raise LedgerError("a label names neither a prediction id nor a key", fix="give one of them")
+        if id is None and found and found[-1].id is not None:
+            begin = max(count.values())
+        round = count.get(name, begin)
+        count[name] = round + 1
+        key = key if id is None else None
+        found.append(Line(len(found), id, key, micros(label.known_at), value, label.source, round))
+    return found
+
+
+def _bytes(id: str) -> bytes:
+    try:
+        found = bytes.fromhex(id.replace("-", ""))
+    except ValueError:
+        found = b""
+    if len(found) != 16:
+        raise LedgerError(f"'{id}' is no prediction id", fix="take the ids that release.predict gives")
+    return found
+
+
+def predictions(cursor: Iterable[Any], origins: Sequence[tuple[Any, ...]]) -> list[Prediction]:
+    """What ``find`` and ``queue`` give, from a row for each label, the latest last; ``origins`` as for ``ledger_columns.joined``."""
+    found: dict[bytes, Prediction] = {}
+    for id, key, time, due, made_at, origin, score, answer, unit, abstained, features, label, at, source in cursor:
+        release, run, outlet, arm, propensity = origins[origin - 1][1:]
+        found[id] = Prediction(
+            str(UUID(bytes=bytes(id))), key, from_micros(time), from_micros(due), from_micros(made_at),
+            release, run, outlet, arm, propensity,
+            score, answer, unit, None if abstained is None else bool(abstained), features,
+            label, None if at is None else from_micros(at), source,
+        )  # fmt: skip
+    return list(found.values())
 
 
 class SqlLedger:

@@ -7,7 +7,7 @@ import logging
 import sqlite3
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from functools import cache
 from itertools import chain
@@ -18,9 +18,9 @@ from uuid import UUID
 from meguri.base.clock import micros
 from meguri.base.errors import LedgerError
 from meguri.base.files import locked
-from meguri.record.ledger import Event, LabelCounts
+from meguri.record.ledger import Event, Label, LabelCounts, Prediction
 from meguri.record.ledger_migrations import MIGRATIONS, migrate, version
-from meguri.record.ledger_sql import SETTLED, SqlLedger, clash, pruning
+from meguri.record.ledger_sql import SETTLED, SqlLedger, clash, lines, predictions, pruning
 from meguri.record.served import unpack
 
 if TYPE_CHECKING:
@@ -154,24 +154,26 @@ class SqliteLedger(SqlLedger):
             other = next((row[0] for row, found in zip(rows, same, strict=True) if not found), None)
         return count, other
 
-    def write_labels(self, table: pl.DataFrame) -> LabelCounts:
+    def write_labels(self, labels: Iterable[Label]) -> LabelCounts:
         """Write labels beside the ones that are there."""
-        from meguri.record import ledger_columns
-
-        given = ledger_columns.labels(table).with_row_index("row")
-        what = given.columns[1]
+        given = lines(labels)
         self.settle()
-        columns = (*given.select("row", "known_at", "value", "source", "round").iter_columns(), given[what])
         with self._writing() as db:
             db.execute("DELETE FROM temp.matched")
-            match = f"INSERT INTO temp.matched SELECT ?, n, ?, ?, ?, ? FROM predictions WHERE {what} = ?"
-            db.executemany(match, ledger_columns.rows(columns))
+            for what in ("id", "key"):
+                match = f"INSERT INTO temp.matched SELECT ?, n, ?, ?, ?, ? FROM predictions WHERE {what} = ?"
+                some = (
+                    (g.row, g.known_at, g.value, g.source, g.round, name)
+                    for g in given
+                    if (name := getattr(g, what)) is not None
+                )
+                db.executemany(match, some)
             sql = "SELECT count(*), count(DISTINCT row), coalesce(max(round), 0) FROM temp.matched"
             pairs, met, last = db.execute(sql).fetchone()
             new = db.execute("DELETE FROM awaiting WHERE prediction IN (SELECT prediction FROM temp.matched)").rowcount
             stored = sum(db.execute(_ADD_LABELS, (number,)).rowcount for number in range(last + 1))
             db.execute("DELETE FROM temp.matched")
-        return LabelCounts(new=new, same=pairs - stored, corrected=stored - new, unmatched=given.height - met)
+        return LabelCounts(new=new, same=pairs - stored, corrected=stored - new, unmatched=len(given) - met)
 
     def joined(
         self,
@@ -204,7 +206,7 @@ class SqliteLedger(SqlLedger):
                       WHERE {" AND ".join(where)} ORDER BY p.n, l.known_at, l.version"""
             return ledger_columns.joined(db.execute(sql, values), origins, features=features)
 
-    def find(self, name: str) -> pl.DataFrame:
+    def find(self, name: str) -> list[Prediction]:
         """Look in the indexes of ids and keys."""
         try:
             id = UUID(name).bytes
@@ -212,15 +214,13 @@ class SqliteLedger(SqlLedger):
             id = b""
         return self._look("predictions p", "p.id = ? OR p.key = ?", (id, name))
 
-    def queue(self, *, limit: int) -> pl.DataFrame:
+    def queue(self, *, limit: int) -> list[Prediction]:
         """Look in the small index of the abstained."""
         some = """(SELECT * FROM predictions q WHERE abstained = 1 AND EXISTS (SELECT 1 FROM awaiting WHERE prediction = q.n)
                    ORDER BY n LIMIT ?) p"""
         return self._look(some, "true", (limit,))
 
-    def _look(self, rows: str, where: str, values: tuple[Any, ...]) -> pl.DataFrame:
-        from meguri.record import ledger_columns
-
+    def _look(self, rows: str, where: str, values: tuple[Any, ...]) -> list[Prediction]:
         sql = f"""SELECT p.id, p.key, p.time, p.due, p.made_at, p.origin, p.score, p.answer, p.unit,
                          p.abstained, p.features, l.value, l.known_at, l.source
                   FROM {rows} LEFT JOIN labels l ON l.prediction = p.n
@@ -228,7 +228,7 @@ class SqliteLedger(SqlLedger):
         self.settle()
         with self._reading() as db:
             origins = db.execute(_ORIGINS).fetchall()
-            return ledger_columns.joined(db.execute(sql, values), origins, features=True)
+            return predictions(db.execute(sql, values), origins)
 
     def write_events(self, events: Sequence[Event]) -> int:
         """Add events; one whose id is there already is not added again."""

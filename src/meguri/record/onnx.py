@@ -8,15 +8,17 @@ import sys
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import polars as pl
 
 from meguri.base.errors import MeguriError, ReleaseError
 from meguri.base.extras import need
 from meguri.data.spec import Field
 from meguri.record.estimators import Answers, Plain, by_column, lightgbm_types
+
+if TYPE_CHECKING:
+    import polars as pl
 
 Form = Literal["float", "int64", "string"]
 
@@ -207,7 +209,7 @@ class Session:
             parts.append([output[:count] for output in self._run(part)])
         found = [np.concatenate(output) for output in zip(*parts, strict=True)]
         score = found[0].astype(np.float64)
-        answer = pl.Series(found[1], dtype=pl.String) if len(found) > 1 else None
+        answer = found[1] if len(found) > 1 else None
         return Answers(score, answer, found[2].astype(np.float64) if len(found) > 2 else None)
 
     def answer_values(self, values: Mapping[str, Sequence[Any]]) -> Plain:
@@ -236,6 +238,8 @@ def _array(values: Sequence[Any], times: int, form: str) -> np.ndarray[Any, Any]
 
 
 def _values(column: pl.Series, form: str) -> np.ndarray[Any, Any]:
+    import polars as pl
+
     if form == "tensor(string)":
         return column.cast(pl.String).fill_null(MISSING).to_numpy()
     if form == "tensor(int64)":

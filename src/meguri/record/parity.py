@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import polars as pl
 
 from meguri.base.errors import MeguriError, ReleaseError
 from meguri.base.files import read_json
 from meguri.data.contract import Contract
 from meguri.data.spec import Field
-from meguri.record.estimators import Answers
+from meguri.record.estimators import Answers, Plain
+
+if TYPE_CHECKING:
+    import polars as pl
 
 VECTORS = 64  # rows that go with a release to prove it wherever it is loaded
 _ALLOWED = 64  # values of a closed list that are tried
@@ -48,6 +50,8 @@ def rows(contract: Contract, names: Sequence[str], sample: Any, model: Model) ->
 
     Raises ReleaseError when the model cannot answer one of these kinds: such a row would stop a whole batch later.
     """
+    import polars as pl
+
     good = contract.check(sample, labelled=False).rows.select(names)
     if not good.height:
         raise ReleaseError(
@@ -103,7 +107,7 @@ def compare(truth: Answers, found: Answers, tolerance: float) -> Gap:
     apart = np.where(np.isnan(apart), np.inf, apart)
     beyond = apart > tolerance
     if truth.answer is not None and found.answer is not None:
-        other = (truth.answer != found.answer).to_numpy()
+        other = truth.answer != found.answer
         if truth.chances is not None:
             best = np.sort(truth.chances, axis=1)
             other &= best[:, -1] - best[:, -2] > 2 * tolerance
@@ -117,19 +121,24 @@ def vectors(table: pl.DataFrame, truth: Answers) -> dict[str, Any]:
     return {
         "rows": json.loads(table[places].write_json()),
         "score": truth.score[places].tolist(),
-        "answer": None if truth.answer is None else truth.answer.gather(places).to_list(),
+        "answer": None if truth.answer is None else truth.answer[places].tolist(),
     }
 
 
-def prove(model: Model, contract: Contract, names: Sequence[str], tolerance: float, path: Path) -> None:
+def prove(
+    ask: Callable[[Mapping[str, Sequence[Any]]], Plain], names: Sequence[str], tolerance: float, path: Path
+) -> None:
     """Ask a loaded model the vectors in ``path``; raises ReleaseError when it answers otherwise than it did when built."""
     kept = read_json(path)
-    table = pl.DataFrame(kept["rows"], schema={name: contract.types[name] for name in names})
-    answers = None if kept["answer"] is None else pl.Series(kept["answer"], dtype=pl.String)
-    gap = compare(Answers(np.asarray(kept["score"], np.float64), answers), model.answer(table), tolerance)
+    given = ask({name: [row[name] for row in kept["rows"]] for name in names})
+    gap = compare(_answers(kept["score"], kept["answer"]), _answers(given.score, given.answer), tolerance)
     if gap.rows:
         raise ReleaseError(
             f"the model does not answer as it did when it was built: it differs {gap}",
             where=path,
             fix="compare the versions in manifest.json with those installed here",
         )
+
+
+def _answers(score: Sequence[float], answer: Sequence[str] | None) -> Answers:
+    return Answers(np.asarray(score, np.float64), None if answer is None else np.asarray(answer, np.object_))

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import polars as pl
 
 from meguri.base.errors import ContractError, ReleaseError
 from meguri.base.files import new_folder, read_json, write_json
@@ -20,6 +20,9 @@ from meguri.record import parity
 from meguri.record.bundle import MODEL_FILES, seal, verify, write_mlflow
 from meguri.record.estimators import Answers, Fitted, Plain, columns, from_skops, judge, to_skops
 from meguri.record.onnx import Form, Session, Unconvertible, form_of, to_onnx
+
+if TYPE_CHECKING:
+    import polars as pl
 
 Format = Literal["onnx", "skops"]
 
@@ -124,7 +127,8 @@ class Release:
             model = Session(path, threads=threads)
         else:
             model = Fitted(from_skops(path), manifest["features"], manifest["classes"])
-        parity.prove(model, contract, manifest["features"], manifest["tolerance"], folder / "parity.json")
+        ask = partial(_ask, model, contract)
+        parity.prove(ask, manifest["features"], manifest["tolerance"], folder / "parity.json")
         return cls(folder, manifest, contract, model)
 
     def predict(self, rows: Any, *, at: datetime | None = None, ids: bool = True) -> Predictions:
@@ -133,6 +137,8 @@ class Release:
         ``at`` is the moment that the prediction ids are stamped with (default: now); with ``ids=False`` they are null.
         Raises ContractError when the table as a whole breaks the contract.
         """
+        import polars as pl
+
         checked = self.contract.check(rows, labelled=False)
         good, quarantined, count = checked.rows, checked.quarantined, checked.rows.height
         answers = self._model.answer(good) if count else Answers(np.empty(0))
@@ -146,7 +152,7 @@ class Release:
             "release": empty.fill_null(self.id),
             "run": empty if self.manifest["run"] is None else empty.fill_null(self.manifest["run"]),
             "score": pl.Series(score, dtype=pl.Float64),
-            "answer": empty if answers.answer is None else answers.answer,
+            "answer": empty if answers.answer is None else pl.Series(answers.answer, dtype=pl.String),
             "features": good.select(self.contract.features).to_struct(),
         }
         classes = self.manifest["classes"]
@@ -166,19 +172,7 @@ class Release:
         Values are plain ones in the contract's types, None where there is none: a service asks so, without a frame. A
         score may be NaN or infinite.
         """
-        if isinstance(self._model, Session):
-            found = self._model.answer_values(values)
-        else:
-            names = self.manifest["features"]
-            answers = self._model.answer(
-                pl.DataFrame({n: pl.Series(values[n], dtype=self.contract.types[n]) for n in names})
-            )
-            texts, chances = answers.answer, answers.chances
-            found = Plain(
-                answers.score.tolist(),
-                None if texts is None else texts.to_list(),
-                None if chances is None else chances.tolist(),
-            )
+        found = _ask(self._model, self.contract, values)
         if self.contract.task == "regression":
             return found
         return found._replace(score=[score if 0 <= score <= 1 else _chances(score).item() for score in found.score])
@@ -188,6 +182,10 @@ class Release:
 
     def __repr__(self) -> str:
         return f"<Release {self.id}: {self.contract.task}, {self.format}, {len(self.manifest['features'])} features>"
+
+
+def _ask(model: Session | Fitted, contract: Contract, values: Mapping[str, Sequence[Any]]) -> Plain:
+    return model.answer_values(values) if isinstance(model, Session) else model.answer_values(values, contract.types)
 
 
 def _graph(
@@ -217,7 +215,7 @@ def _graph(
 
 def _texts(classes: Sequence[Any], contract: Contract) -> list[str]:
     """The classes as the text of the contract's label: true and false for a flag, 3 for 3.0."""
-    flag = contract.label is not None and contract.types[contract.label] == pl.Boolean
+    flag = contract.label is not None and contract.kinds[contract.label] == "Boolean"
     made = []
     for value in classes:
         if isinstance(value, bool) or (flag and value in (0, 1)):

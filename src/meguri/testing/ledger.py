@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from meguri.base.errors import LedgerError
+from meguri.record import ledger_columns
 from meguri.record.ledger import Awaited, Event, Experiment, GateUse, LabelCounts, Ledger, Old, Rollout, TurnRecord
 from meguri.record.served import pack
 from meguri.testing.ledger_rows import hour, some_answers, some_labels, some_predictions
@@ -17,8 +18,8 @@ from meguri.testing.ledger_rows import hour, some_answers, some_labels, some_pre
 READERS: list[Callable[[Ledger], int]] = [
     lambda ledger: ledger.joined(as_of=hour(100)).height,
     lambda ledger: len(ledger.keys(since=hour(0), until=hour(100))),
-    lambda ledger: sum(ledger.find(f"k{n}").height for n in range(3)),
-    lambda ledger: ledger.queue(limit=9).height + 1,
+    lambda ledger: sum(len(ledger.find(f"k{n}")) for n in range(3)),
+    lambda ledger: len(ledger.queue(limit=9)) + 1,
     lambda ledger: int(ledger.made()["count"].sum()),
     lambda ledger: ledger.awaited(as_of=hour(100)).count,
     lambda ledger: ledger.count_predictions(since=hour(0), until=hour(100)),
@@ -67,7 +68,7 @@ class LedgerCase:
     def test_empty_tables_change_nothing(self, ledger: Ledger) -> None:
         """No rows, no error."""
         assert ledger.write_predictions(some_predictions(1).head(0)) == 0
-        assert ledger.write_labels(some_labels(["k0"], [1.0], hour(1)).head(0)) == LabelCounts()
+        assert ledger.write_labels([]) == LabelCounts()
         found = ledger.joined(as_of=hour(100))
         assert found.height == 0
         assert found.schema["label"] == pl.Float64
@@ -122,12 +123,12 @@ class LedgerCase:
         ledger.write_predictions(again)
         ledger.write_labels(some_labels(["k1"], [0.0], hour(4)))
         ledger.write_labels(some_labels([again["prediction_id"][0]], [1.0], hour(5), by="prediction_id"))
-        both = ledger.find("k1")
+        both = ledger_columns.table(ledger.find("k1"))
         assert both.select(table.columns).equals(pl.concat([table[1:2], again]))
         assert both["label"].to_list() == [0.0, 1.0]
-        assert ledger.find(table["prediction_id"][2].upper())["key"].to_list() == ["k2"]
-        assert ledger.find("nobody").height == 0
-        assert ledger.find("nobody").columns == ledger.joined(as_of=hour(100), features=True).columns
+        assert [found.key for found in ledger.find(table["prediction_id"][2].upper())] == ["k2"]
+        assert ledger.find("nobody") == []
+        assert both.schema == ledger.joined(as_of=hour(100), features=True).schema
 
     def test_made(self, ledger: Ledger) -> None:
         """Counted by release, run, outlet and arm, with the ends of their times."""
@@ -167,13 +168,11 @@ class LedgerCase:
     def test_labels_of_one_prediction_in_one_table(self, ledger: Ledger) -> None:
         """Rows count in their order; of two at one moment the later row wins."""
         ledger.write_predictions(some_predictions(1))
-        both = pl.concat(
-            [
-                some_labels(["k0"], [0.0], hour(4)),
-                some_labels(["k0"], [1.0], hour(4)),
-                some_labels(["k0"], [1.0], hour(5)),
-            ]
-        )
+        both = [
+            *some_labels(["k0"], [0.0], hour(4)),
+            *some_labels(["k0"], [1.0], hour(4)),
+            *some_labels(["k0"], [1.0], hour(5)),
+        ]
         assert ledger.write_labels(both) == LabelCounts(new=1, corrected=1, same=1)
         assert ledger.write_labels(both) == LabelCounts(same=3)
         assert ledger.joined(as_of=hour(100))["label"].to_list() == [1.0]
@@ -187,6 +186,12 @@ class LedgerCase:
         by_id = some_labels([two["prediction_id"][0].upper()], [0.0], hour(5), by="prediction_id")
         assert ledger.write_labels(by_id) == LabelCounts(corrected=1)
         assert ledger.joined(as_of=hour(100))["label"].to_list() == [1.0, 0.0]
+        both = [
+            *some_labels(["k0"], [0.5], hour(6)),
+            *some_labels([one["prediction_id"][0]], [0.5], hour(5), by="prediction_id"),
+        ]
+        assert ledger.write_labels(both) == LabelCounts(corrected=2, same=1)
+        assert ledger.joined(as_of=hour(100))["label_at"].to_list() == [hour(5), hour(6)]
 
     def test_labels_may_be_text(self, ledger: Ledger) -> None:
         """One text among numbers makes all of them text; an empty value is no label."""
@@ -282,13 +287,13 @@ class LedgerCase:
         """The abstained ones without a label, oldest first; a label takes one out."""
         table = some_predictions(6)
         ledger.write_predictions(table)
-        assert ledger.queue(limit=9)["key"].to_list() == ["k0", "k2", "k4"]
-        assert ledger.queue(limit=2)["key"].to_list() == ["k0", "k2"]
+        assert [found.key for found in ledger.queue(limit=9)] == ["k0", "k2", "k4"]
+        assert [found.key for found in ledger.queue(limit=2)] == ["k0", "k2"]
         ledger.write_labels(some_labels(["k0"], [1.0], hour(1), "ann"))
         found = ledger.queue(limit=9)
-        assert found["key"].to_list() == ["k2", "k4"]
-        assert found.columns == ledger.find("k2").columns
-        assert ledger.queue(limit=0).is_empty()
+        assert [one.key for one in found] == ["k2", "k4"]
+        assert found[:1] == ledger.find("k2")
+        assert ledger.queue(limit=0) == []
 
     def test_who_was_answered_by_which_release(self, ledger: Ledger) -> None:
         """Number i is of unit i % 3, made at i - 1; a unit that two releases answered has two rows."""

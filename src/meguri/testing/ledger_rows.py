@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from meguri.base.ids import prediction_ids
+from meguri.record.ledger import Label
 from meguri.record.served import Served
 
 DAY_ONE = datetime(2013, 4, 1, tzinfo=UTC)
@@ -47,11 +48,9 @@ def some_predictions(count: int, start: int = 0, **columns: Any) -> pl.DataFrame
 
 def some_labels(
     names: list[str], values: list[Any], known_at: datetime, source: str = "time", by: str = "key"
-) -> pl.DataFrame:
+) -> list[Label]:
     """Labels for keys (or prediction ids), all known at one moment."""
-    return pl.DataFrame({by: names, "value": values, "source": source}).with_columns(
-        known_at=pl.lit(known_at, dtype=pl.Datetime("us", "UTC"))
-    )
+    return [Label(value, known_at, source, **{by: name}) for name, value in zip(names, values, strict=True)]
 
 
 def some_answers(table: pl.DataFrame) -> list[Served]:

@@ -25,6 +25,7 @@ from meguri.data.drift import sketch
 from meguri.loop.project import Project
 from meguri.loop.tick import why
 from meguri.loop.trigger import Drift, Every, Labels, Stale, Trigger, View, Worse
+from meguri.record import ledger_columns
 from meguri.record.budget import Budget
 from meguri.record.evaluation import Evaluation
 from meguri.record.gate import judge
@@ -66,9 +67,9 @@ def ledger_of(folder: Path, *tables: pl.DataFrame) -> Ledger:
     ledger.write_rollout(Rollout("table", "r1", at=START, why="first", by="gate"))
     for rows in tables:
         ledger.write_predictions(rows.drop("late"))
-        ledger.write_labels(
-            rows.select("prediction_id", value=pl.col("late").cast(pl.Float64), known_at="due", source=pl.lit("time"))
-        )
+        late = pl.col("late").cast(pl.Float64)
+        labels = rows.select("prediction_id", value=late, known_at="due", source=pl.lit("time"))
+        ledger.write_labels(ledger_columns.labels(labels))
     return ledger
 
 

@@ -18,16 +18,14 @@ from typing import Any
 from meguri.base.errors import LedgerError
 from meguri.base.extras import need
 from meguri.outlets.rest import logs, openapi, problems, tokens, traces
+from meguri.outlets.rest.options import ENVIRONMENT, Options
 from meguri.outlets.rest.problems import ProblemError
-from meguri.outlets.rest.service import Options, Service
+from meguri.outlets.rest.service import Service
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-ENVIRONMENT = (
-    "MEGURI_REST"  # the options of a worker, as JSON; a ledger's URL may hold a password, so it is logged nowhere
-)
 # address: (method, the scope that a token needs)
 ADDRESSES = {
     "/predict": ("POST", "predict"),

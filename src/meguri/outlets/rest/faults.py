@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import datetime
 from typing import Any
 
-import polars as pl
-
-from meguri.base.errors import ContractError
-from meguri.data import reasons
 from meguri.data.contract import Contract
-from meguri.data.spec import Field
+from meguri.data.plain import CONFLICT, REPEAT, Column, UnreadError, again, not_unique, twice
 
 _NO_TEXT = re.compile("[\ud800-\udfff]")  # JSON can spell a lone surrogate, and no text has one
 
@@ -59,115 +55,89 @@ def objects(body: bytes, one: bool) -> list[dict[str, Any]]:
     return list(rows)
 
 
-def judge(contract: Contract, rows: Sequence[dict[str, Any]], *, one: bool, now: datetime) -> pl.DataFrame:
-    """The rows as a table in the contract's types, those without their time being of ``now``.
+class Judge:
+    """Holds rows against a contract as ``Contract.check`` does a table, but for checks that are functions of the user's own."""
 
-    Raises BadRowsError with every fault of every row, in the order of the rows.
-    """
-    found: list[list[Fault]] = [[] for _ in rows]
-    columns, asked = {}, contract.asked(labelled=False)
-    for field in asked:
-        if not field.required and not any(field.name in row for row in rows):
-            continue
-        values: list[Any] = []
+    def __init__(self, contract: Contract) -> None:
+        self._contract = contract
+        self.columns = [Column(field) for field in contract.asked(labelled=False)]
+        self._groups = contract.groups(labelled=False)
+
+    def values(self, rows: Sequence[dict[str, Any]], *, one: bool, now: datetime) -> dict[str, list[Any]]:
+        """The rows' values by column, in the contract's types, those without their time being of ``now``.
+
+        Raises BadRowsError with every fault of every row, in the order of the rows.
+        """
+        found: list[list[Fault]] = [[] for _ in rows]
+        unread: list[list[Fault]] = [[] for _ in rows]
+        judged: list[list[Fault]] = [[] for _ in rows]
+        values: dict[str, list[Any]] = {column.field.name: [] for column in self.columns}
         for place, row in enumerate(rows):
-            value, wrong = _read(field, row, now if field.name == contract.time else None)
-            values.append(value)
-            if wrong is not None:
-                found[place].append(Fault(wrong, _pointer(one, place, field.name), field.name))
-        columns[field.name] = _column(field, values)
-    if contract.strict:
-        for place, row in enumerate(rows):
-            extra = [name for name in row if name not in contract.types]
-            found[place] += [
-                Fault(f"'{name}' is not in the contract, which is strict", _pointer(one, place, name)) for name in extra
-            ]
-    unread = {(place, fault.column) for place, some in enumerate(found) for fault in some}
-    broken = {place for place, _ in unread}
-    table = pl.DataFrame([column.alias(name) for name, column in columns.items()])
-    try:
-        fitted, masks, _ = contract.faults(table, now=None, labelled=False)
-    except ContractError as error:
-        if not broken:
-            raise BadRowsError(422, [Fault(f"{error.what}: {error.where}")]) from error
-        fitted, masks = table, {}  # a check of the user's own may have met what could not be read
-    else:
-        masks |= reasons.key_masks(fitted, contract.key)
-        masks |= reasons.unique_masks(fitted, contract.groups(labelled=False), masks.get(reasons.REPEAT))
-    for why, mask in masks.items():
-        name = why.partition(":")[0]
-        about = name if name in columns else None
-        for place in mask.arg_true().to_list():
-            # of a row that could not be read whole only single columns are judged, those that could be read
-            if (place, about) not in unread and (about is not None or place not in broken):
-                found[place].append(Fault(why, _pointer(one, place, about or contract.key[0]), about))
-    faults = [fault for some in found for fault in some]
-    if faults:
-        raise BadRowsError(422, faults)
-    return fitted
+            for column in self.columns:
+                name = column.field.name
+                value, fault, text = self._read(column, row, now if name == self._contract.time else None)
+                about = _pointer(one, place, name)
+                if fault is not None:
+                    (unread if text else found)[place].append(Fault(fault, about, name))
+                if fault is None or text:
+                    value = column.filled(value)
+                    judged[place] += [Fault(why, about, name) for why in column.faults(value)]
+                values[name].append(value)
+            if self._contract.strict:
+                found[place] += [
+                    Fault(f"'{name}' is not in the contract, which is strict", _pointer(one, place, name))
+                    for name in row
+                    if name not in self._contract.kinds
+                ]
+        broken = {place for place, some in enumerate(found) if some}
+        for place, why, alone in self._together(values, len(rows)):
+            # a row that could not be read whole is held against others only by single columns that could be read
+            if place not in broken or (alone is not None and all(told.column != alone for told in found[place])):
+                judged[place].append(Fault(why, _pointer(one, place, alone or self._contract.key[0]), alone))
+        faults = [told for some in zip(found, unread, judged, strict=True) for each in some for told in each]
+        if faults:
+            raise BadRowsError(422, faults)
+        return values
 
+    def _read(self, column: Column, row: Mapping[str, Any], time: datetime | None) -> tuple[Any, str | None, bool]:
+        """A row's value of a column, what is wrong with it, and whether it is a text that cannot be read as its type.
 
-def _read(field: Field, row: dict[str, Any], time: datetime | None) -> tuple[Any, str | None]:
-    """A row's value of a field, and what is wrong with it; ``time`` stands for a time that is not given."""
-    value = row.get(field.name)
-    if value is None:
-        if time is not None:
-            return time, None
-        needed = field.required and field.default is None and not field.nullable
-        return None, f"'{field.name}' is missing" if needed and field.name not in row else None
-    if isinstance(value, dict | list):
-        return None, f"'{field.name}' is no single value"
-    try:
-        return _value(field, value), None
-    except (ValueError, OverflowError):
-        what = "a text with a character that no text can hold:" if _no_text(value) else "found"
-        return None, f"{field.name}: expected {field.type}, {what} {_spelled(value)}"
+        ``time`` stands for a time that is not given.
+        """
+        field = column.field
+        value = row.get(field.name)
+        if value is None:
+            if time is not None:
+                return time, None, False
+            needed = field.required and field.default is None and not field.nullable
+            return None, f"'{field.name}' is missing" if needed and field.name not in row else None, False
+        if isinstance(value, dict | list):
+            return None, f"'{field.name}' is no single value", False
+        if isinstance(value, str) and _NO_TEXT.search(value):
+            what = "a text with a character that no text can hold:"
+            return None, f"{field.name}: expected {field.type}, {what} {_spelled(value)}", False
+        try:
+            return column.read(value), None, False
+        except UnreadError:
+            return None, f"{field.name}: cannot be read as {field.type}", True
+        except (ValueError, OverflowError):
+            return None, f"{field.name}: expected {field.type}, found {_spelled(value)}", False
 
-
-def _no_text(value: Any) -> bool:
-    return isinstance(value, str) and _NO_TEXT.search(value) is not None
-
-
-def _column(field: Field, found: list[Any]) -> pl.Series:
-    """A column of values as ``_value`` gives them."""
-    if field.type in ("Date", "Datetime"):
-        return pl.Series(found, dtype=field.dtype)
-    kinds = {type(value) for value in found if value is not None}
-    if len(kinds) > 1:  # JSON says 1 for 1.0; text among numbers is there only where the contract reads text
-        found = [None if value is None else str(value) if str in kinds else float(value) for value in found]
-    return pl.Series(found)
-
-
-def _value(field: Field, value: Any) -> Any:
-    """A JSON value as a table would hold it; raises ValueError for one of another kind."""
-    if isinstance(value, str):
-        if _no_text(value):
-            raise ValueError
-        if field.type == "Datetime":
-            time = datetime.fromisoformat(value)
-            return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
-        if field.type == "Date":
-            return date.fromisoformat(value)
-        if field.type == "String" or field.coerce:
-            return value
-        raise ValueError
-    if field.type in ("Date", "Datetime") or (field.type == "String" and not field.coerce):
-        raise ValueError
-    whole = "Int" in field.type
-    if isinstance(value, bool) and (
-        whole or field.is_float
-    ):  # a table may hold them so, but who asks has mistaken himself
-        raise ValueError
-    if whole:
-        bits = int(field.type.rpartition("Int")[2])
-        low, high = (0, 2**bits) if field.type.startswith("U") else (-(2 ** (bits - 1)), 2 ** (bits - 1))
-        if not low <= value < high:
-            raise ValueError
-    if isinstance(value, float) and (whole or field.type == "Boolean") and not value.is_integer():
-        raise ValueError
-    if field.type == "Boolean" and value not in (0, 1):
-        raise ValueError
-    return float(value) if isinstance(value, int) and field.is_float else value
+    def _together(self, values: Mapping[str, Sequence[Any]], count: int) -> Iterator[tuple[int, str, str | None]]:
+        """What rows have in common that is one row's alone: a row's place, why, and the column where it is a single one."""
+        if count == 1:
+            return
+        keys = [
+            None if None in key else key for key in zip(*(values[name] for name in self._contract.key), strict=True)
+        ]
+        repeated = twice(list(zip(*values.values(), strict=True)), keys)
+        for reason in (CONFLICT, REPEAT):
+            yield from ((place, why, None) for place, why in repeated.items() if why == reason)
+        but = {place for place, why in repeated.items() if why == REPEAT}
+        for names in self._groups:
+            about = names[0] if len(names) == 1 else None
+            for place in again(list(zip(*(values[name] for name in names), strict=True)), but):
+                yield place, not_unique(names), about
 
 
 def _spelled(value: Any) -> str:

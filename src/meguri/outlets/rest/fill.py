@@ -8,13 +8,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meguri.base.errors import DataError, MeguriError
-from meguri.data.features import Features
+from meguri.base.extras import need
+from meguri.data.features import Features, functions
 from meguri.data.online import Online, OnlineTable, open_online
 from meguri.outlets.rest.faults import Fault
 from meguri.outlets.rest.problems import ProblemError
 
 if TYPE_CHECKING:
     from meguri.data.contract import Contract
+
+
+def read(folder: Path) -> Features:
+    """What the project's ``src/features.py`` defines. Raises MissingExtra where it needs polars, and that is not installed."""
+    from meguri.loop.job import import_from
+
+    features: Features = import_from(folder, "src.features", "features")
+    if functions(features):  # they are called with series, and give some
+        need("polars")
+    return features
 
 
 class Filler:
@@ -27,17 +38,16 @@ class Filler:
     @classmethod
     def of(cls, folder: Path) -> Filler:
         """The filler of a project with a ``src/features.py``, which its turns have held against the contract."""
-        from meguri.loop.job import import_from
         from meguri.loop.project import Project
 
         url = Project(folder).plain_settings()["online"]
-        features: Features = import_from(folder, "src.features", "features")
-        return cls(features, open_online(url, folder), near=url.startswith("sqlite"))
+        return cls(read(folder), open_online(url, folder), near=url.startswith("sqlite"))
 
     async def fill(self, body: bytes, contract: Contract) -> bytes:
         """The body with the features that were left out; functions of a row get the contract's types. Raises ProblemError."""
         if self._online[0] is not contract:
-            self._online = contract, Online(self._features, self._table, types=contract.types)
+            types = contract.types if functions(self._features) else None
+            self._online = contract, Online(self._features, self._table, types=types)
         try:
             given = json.loads(body)
         except (ValueError, RecursionError):

@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from dataclasses import asdict, replace
+from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-import polars as pl
-
 from meguri.base.clock import moment
 from meguri.base.errors import LedgerError, MeguriError, SettingsError
-from meguri.data import doors
+from meguri.data.plain import Column, spelled
 from meguri.outlets.rest.faults import Fault
 from meguri.outlets.rest.problems import ProblemError
-from meguri.record.ledger import Event
+from meguri.record.ledger import Event, Label
 
 if TYPE_CHECKING:
     from meguri.data.contract import Contract
@@ -96,9 +95,11 @@ def write_labels(ledger: Ledger, contract: Contract, given: Given, *, by: str, n
 
     Raises ProblemError.
     """
-    faults: list[Fault] = []
-    # by what names them, and by the kind of their value, as a table has one in each column
-    found: dict[tuple[str, bool, bool], list[dict[str, Any]]] = {}
+    try:
+        column = Column(replace(contract.labels(), coerce=True))
+    except MeguriError as error:
+        raise ProblemError(422, error.what) from error
+    faults, broken, labels = list[Fault](), list[Fault](), list[Label]()
     for place, one in enumerate(given):
         for text in ("prediction_id", "key", "source"):
             if text in one and not _is_text(one[text]):
@@ -109,35 +110,25 @@ def write_labels(ledger: Ledger, contract: Contract, given: Given, *, by: str, n
         elif name == "prediction_id" and isinstance(one[name], str) and not is_id(one[name]):
             faults.append(given.fault("'prediction_id' is a UUID", place, name))
         value = one.get("value")
-        if not (isinstance(value, bool | int | float) or _is_text(value)):
+        if isinstance(value, bool | int | float) or _is_text(value):
+            value, wrong = judged(column, value)
+            broken += [given.fault(why, place, "value") for why in wrong]
+        else:
             faults.append(given.fault("'value' is a number, a text, true or false", place, "value"))
-        elif isinstance(value, int | float) and not abs(value) <= sys.float_info.max:
-            faults.append(given.fault("'value' is larger than a number can be", place, "value"))
         known = now
         try:
             known = _moment(one, "known_at", now)
         except MeguriError as error:
             faults.append(given.fault(error.what, place, "known_at"))
-        source = one.get("source", by)
-        label = {"place": place, name: one.get(name), "value": value, "known_at": known, "source": source}
-        found.setdefault((name, isinstance(value, str), isinstance(value, bool)), []).append(label)
+        labels.append(Label(value, known, one.get("source", by), one.get("key"), one.get("prediction_id")))
     if faults:
         raise ProblemError(422, "these are no labels", faults)
-    good: dict[str, list[pl.DataFrame]] = {}
-    for (name, *_), labels in found.items():
-        table, bad = _checked(labels, contract, given)
-        good.setdefault(name, []).append(table)
-        faults += bad
-    if faults:
-        raise ProblemError(422, "the labels break the contract", faults)
-    counts = {"new": 0, "same": 0, "corrected": 0, "unmatched": 0}
-    for tables in good.values():
-        try:
-            done = ledger.write_labels(pl.concat(tables).sort("place").drop("place"))
-        except LedgerError as error:
-            raise away(error) from error
-        counts = {what: count + getattr(done, what) for what, count in counts.items()}
-    return counts
+    if broken:
+        raise ProblemError(422, "the labels break the contract", broken)
+    try:
+        return asdict(ledger.write_labels(labels))
+    except LedgerError as error:
+        raise away(error) from error
 
 
 def is_id(text: str) -> bool:
@@ -148,20 +139,14 @@ def is_id(text: str) -> bool:
         return False
 
 
-def _checked(labels: list[dict[str, Any]], contract: Contract, given: Given) -> tuple[pl.DataFrame, list[Fault]]:
-    """Those labels that keep the contract, and what is wrong with the others."""
-    value = pl.Series([one.pop("value") for one in labels], strict=False)
-    if value.null_count():
-        places = [labels[n]["place"] for n in value.is_null().arg_true()]
-        return pl.DataFrame(), [given.fault("'value' is larger than a number can be", n, "value") for n in places]
-    table = pl.DataFrame(labels, schema_overrides={"known_at": pl.Datetime("us", "UTC")}).with_columns(value=value)
+def judged(column: Column, given: Any) -> tuple[float | str | None, list[str]]:
+    """A label's value as the ledger keeps it, and what is wrong with it."""
     try:
-        checked = doors.labels(table, contract)
-    except MeguriError as error:
-        return pl.DataFrame(), [given.fault(error.what, one["place"], "value") for one in labels]
-    bad = table.filter(~pl.col("place").is_in(checked.rows["place"].implode()))["place"]
-    reasons = checked.quarantined["reason"]
-    return checked.rows, [given.fault(why, n, "value") for n, why in zip(bad, reasons, strict=True)]
+        value = column.read(given, flags=True)
+    except (ValueError, OverflowError):
+        return None, [f"{column.field.name}: cannot be read as {column.field.type}"]
+    kept = value if isinstance(value, str) else spelled(value) if isinstance(value, date) else float(value)
+    return kept, column.faults(value)
 
 
 def write_events(ledger: Ledger, given: Given, *, now: datetime) -> dict[str, int]:

@@ -1,7 +1,7 @@
-"""A request's rows: JSON to values that keep the contract, without a frame where that is possible.
+"""A request's rows: JSON to values that keep the contract.
 
-Two ways read the same: a decoder made of the contract, which takes what is surely good in a few microseconds, and the
-contract itself, which is asked whenever the decoder refuses, so that it alone says what is wrong.
+A decoder made of the contract takes what is surely good in a few microseconds. What it refuses is read value by value
+(``faults``), which takes it (3.0 for 3) or says what is wrong.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ from datetime import UTC, datetime
 from operator import attrgetter, itemgetter
 from typing import Annotated, Any
 
-import polars as pl
-
 from meguri.base.clock import from_micros, micros
 from meguri.base.errors import ContractError, SettingsError
 from meguri.base.extras import need
 from meguri.data.contract import Contract
+from meguri.data.plain import Column, spelled
 from meguri.data.spec import Field, Rule
 from meguri.outlets.rest import faults
 from meguri.outlets.rest.faults import BadRowsError, Fault
@@ -66,22 +65,24 @@ class Reader:
         msgspec = need("msgspec")
         self.contract, self._errors = contract, (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
         self.unit = unit or contract.group
-        if self.unit is not None and self.unit not in contract.types:
+        if self.unit is not None and self.unit not in contract.kinds:
             what = f"outlets.rest.unit names '{self.unit}', and {contract.name} has no such column"
-            raise ContractError(what, where="hydra/default.yaml", fix=f"it has {', '.join(contract.types)}")
+            raise ContractError(what, where="hydra/default.yaml", fix=f"it has {', '.join(contract.kinds)}")
+        self._judge = faults.Judge(contract)
         fields = contract.asked(labelled=False)
         self._names = [field.name for field in fields]
         places = {name: f"f{place}" for place, name in enumerate(self._names)}
         self._time = attrgetter(places[contract.time])
         self._key: Callable[[Any], Any] = attrgetter(*(places[name] for name in contract.key))
-        self._texts = [contract.types[name] for name in contract.key] == [pl.String()]  # a key is then its own text
+        self._texts = [contract.kinds[name] for name in contract.key] == ["String"]  # a key is then its own text
         self._unit = None if self.unit is None else attrgetter(places[self.unit])
         self._features = list(contract.features)
         self._row = attrgetter(*(places[name] for name in self._features))
         self._checks: list[tuple[Callable[[Any], Any], Callable[[Any], bool]]] = []
         columns = []
         self.fast = not contract.strict
-        for field in fields:
+        for column in self._judge.columns:
+            field = column.field
             kind = _kind(field, msgspec)
             if kind is None:
                 self.fast = False
@@ -91,8 +92,8 @@ class Reader:
                 typed = typed | None
             columns.append((places[field.name], typed, *_default(field, contract)))
             if remaining:
-                self._checks.append((attrgetter(places[field.name]), _texts(field, remaining)))
-        self.fast = self.fast and all(contract.types[name] in _KEYS for name in [*contract.key, *self._own_unit()])
+                self._checks.append((attrgetter(places[field.name]), _texts(column, remaining)))
+        self.fast = self.fast and all(contract.kinds[name] in _KEYS for name in [*contract.key, *self._own_unit()])
         self._more_unique = bool(contract.groups(labelled=False))
         if self.fast:
             row: Any = msgspec.defstruct(
@@ -143,15 +144,15 @@ class Reader:
         rows = faults.objects(body, one)
         if len(rows) > most:
             raise BadRowsError(413, [Fault(f"{len(rows)} rows in one request, and {most} are allowed: send fewer")])
-        good = faults.judge(self.contract, rows, one=one, now=from_micros(now))
-        contract = self.contract
-        keys = contract.key_of(good).to_list()
-        units = keys if self.unit is None else _units(good[self.unit].to_list(), keys)
-        values = {name: good[name].to_list() for name in contract.features}
-        return Rows(keys, units, good[contract.time].dt.epoch("us").to_list(), values, one)
+        good = self._judge.values(rows, one=one, now=from_micros(now))
+        given = zip(*(good[name] for name in self.contract.key), strict=True)
+        keys = [_key(key[0] if len(key) == 1 else key) for key in given]
+        units = keys if self.unit is None else _units(good[self.unit], keys)
+        values = {name: good[name] for name in self.contract.features}
+        return Rows(keys, units, [*map(_micros, good[self.contract.time])], values, one)
 
 
-_KEYS = {pl.String(), *(getattr(pl, f"{sign}Int{bits}")() for sign in ("", "U") for bits in (8, 16, 32, 64))}
+_KEYS = {"String", *(f"{sign}Int{bits}" for sign in ("", "U") for bits in (8, 16, 32, 64))}
 
 
 def _kind(field: Field, msgspec: Any) -> tuple[Any, list[Rule]] | None:
@@ -201,15 +202,15 @@ def _kind(field: Field, msgspec: Any) -> tuple[Any, list[Rule]] | None:
     return (Annotated[base, msgspec.Meta(**meta)] if meta else base), rest
 
 
-def _texts(field: Field, rules: Sequence[Rule]) -> Callable[[Any], bool]:
-    """Whether a value passes: the contract's own check of it, remembered for as many values as a column of codes has."""
+def _texts(column: Column, rules: Sequence[Rule]) -> Callable[[Any], bool]:
+    """Whether a value passes, remembered for as many values as a column of codes has."""
     known: dict[Any, bool] = {}
+    checks = [passes for rule, passes in column.checks if rule in rules]
 
     def passes(value: Any) -> bool:
         found = known.get(value)
         if found is None:
-            table = pl.DataFrame({field.name: pl.Series([value], dtype=field.dtype)})
-            found = bool(table.select(pl.all_horizontal(rule.asks(field.name, field.type) for rule in rules)).item())
+            found = all(check(value) for check in checks)
             if len(known) < KNOWN:
                 known[value] = found
         return found
@@ -225,9 +226,12 @@ def _default(field: Field, contract: Contract) -> tuple[Any, ...]:
 
 
 def _key(value: Any) -> str:
+    """The text of a key, several parts joined by "|", as ``Contract.key_of`` gives it."""
     if not isinstance(value, tuple):
-        return str(value)
-    parts = (part.replace("\\", "\\\\").replace("|", "\\|") if isinstance(part, str) else str(part) for part in value)
+        return spelled(value)
+    parts = (
+        part.replace("\\", "\\\\").replace("|", "\\|") if isinstance(part, str) else spelled(part) for part in value
+    )
     return "|".join(parts)
 
 

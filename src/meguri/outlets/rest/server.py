@@ -9,15 +9,12 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from meguri.base.errors import OutletError, SettingsError
 from meguri.base.extras import need
-from meguri.outlets.rest.app import ENVIRONMENT, make
+from meguri.outlets.rest.options import ENVIRONMENT, Options
 from meguri.outlets.rest.tokens import private
-
-if TYPE_CHECKING:
-    from meguri.outlets.rest.service import Options
 
 QUEUE = 1024  # connections that the system holds for us
 DRAIN = 30  # seconds that a worker which was told to stop may go on answering what it has taken in
@@ -46,7 +43,7 @@ def serve(
 ) -> None:
     """Serve until a signal ends it; what was taken in is answered first."""
     granian = need("granian")
-    multiprocessing.set_start_method("spawn", force=True)  # polars' and the runtime's threads do not survive a fork
+    multiprocessing.set_start_method("spawn", force=True)  # threads do not survive a fork
     more: dict[str, Any] = {} if certificate is None else {"ssl_cert": certificate, "ssl_key": key}
     with tempfile.TemporaryDirectory(prefix="meguri-metrics-") as folder:
         os.environ |= _environment(options, folder, workers)
@@ -65,7 +62,14 @@ def serve(
             workers_kill_timeout=DRAIN,
             websockets=False,
             **more,
-        ).serve(target_loader=make, wrap_loader=False)
+        ).serve(target_loader=_make, wrap_loader=False)
+
+
+def _make() -> Any:
+    """The application, in a worker: the process that starts them imports nothing of it."""
+    from meguri.outlets.rest.app import make
+
+    return make()
 
 
 def _environment(options: Options, folder: str, workers: int) -> Mapping[str, str]:

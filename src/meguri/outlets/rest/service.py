@@ -10,23 +10,22 @@ import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import polars as pl
 
 from meguri.base.clock import moment
 from meguri.base.errors import LedgerError
 from meguri.base.ids import Ids
-from meguri.data import doors
+from meguri.data.plain import Column
 from meguri.outlets.rest import returns
 from meguri.outlets.rest.abstain import Abstain
 from meguri.outlets.rest.faults import BadRowsError
 from meguri.outlets.rest.fill import Filler
 from meguri.outlets.rest.live import Arm, Follower, Live
 from meguri.outlets.rest.metrics import Metrics
+from meguri.outlets.rest.options import Options
 from meguri.outlets.rest.problems import ProblemError
 from meguri.outlets.rest.rows import Rows
 from meguri.outlets.rest.spool import Spool
@@ -37,35 +36,10 @@ from meguri.record.served import Served, as_json
 
 if TYPE_CHECKING:
     from meguri.data.contract import Contract
+    from meguri.record.ledger import Prediction
 
 SETTLE, SETTLED = 0.2, 2000  # how often, in seconds, and how many answers a worker settles beside its work
 log = logging.getLogger("meguri.rest")
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a service is told: where its ledger and releases are, and its limits.
-
-    ``abstain`` has ``below`` and ``slices``: which answers are left to a person. ``project`` is the folder whose
-    ``src/features.py`` says what the online table has; None: rows bring all their values. ``spool`` is the folder for answers
-    that the ledger cannot take; None: they are refused. ``features`` says what of a row
-    is kept with its answer: its values, their hash, or nothing. ``rows``, ``body`` (bytes) and ``seconds`` bound one
-    request, ``waiting`` how many may wait for the ledger at once.
-    """
-
-    ledger: str
-    releases: str
-    tokens: str | None
-    outlet: str = "rest"
-    unit: str | None = None
-    abstain: Mapping[str, Any] = field(default_factory=dict)
-    project: str | None = None
-    spool: str | None = None
-    features: str = "values"
-    rows: int = 1000
-    body: int = 2**20
-    seconds: float = 10.0
-    waiting: int = 1000
 
 
 class Service:
@@ -275,9 +249,7 @@ class Service:
     async def queue(self) -> list[dict[str, Any]]:
         """The answers that wait for a person, oldest first."""
         most = self.options.rows
-        found: list[dict[str, Any]] = await self._looked(
-            lambda: list(map(_told, self._beside.queue(limit=most).to_dicts()))
-        )
+        found: list[dict[str, Any]] = await self._looked(lambda: list(map(_told, self._beside.queue(limit=most))))
         return found
 
     async def decision(self, id: str) -> dict[str, Any]:
@@ -285,16 +257,14 @@ class Service:
         found = (
             []
             if not returns.is_id(id)
-            else await self._looked(
-                lambda: [row for row in self._beside.find(id).to_dicts() if row["prediction_id"] == id.lower()]
-            )
+            else await self._looked(lambda: [one for one in self._beside.find(id) if one.prediction_id == id.lower()])
         )
         if not found:
             raise ProblemError(404, f"there is no prediction '{id[:80]}'")
-        row = found[0]
-        if row["label"] is None:
-            return {**_told(row), "status": "waiting"}
-        return {**_told(row), "status": "decided", "value": row["label"], "by": row["source"], "at": row["label_at"]}
+        one = found[0]
+        if one.label is None:
+            return {**_told(one), "status": "waiting"}
+        return {**_told(one), "status": "decided", "value": one.label, "by": one.source, "at": one.label_at}
 
     async def _looked(self, look: Callable[[], Any]) -> Any:
         try:
@@ -332,15 +302,20 @@ class Service:
 
 def _within(contract: Contract, scores: Sequence[float]) -> None:
     """Raise ProblemError for an estimate beyond the bounds of the label's column."""
-    bad = doors.answers(pl.DataFrame({"score": scores}, schema={"score": pl.Float64}), contract).quarantined
-    if bad.height:
-        raise ProblemError(500, f"the model's estimate breaks the contract: {bad['reason'][0]}")
+    faults = next(filter(None, map(_estimate(contract).faults, scores)), None)
+    if faults:
+        raise ProblemError(500, f"the model's estimate breaks the contract: {'; '.join(faults)}")
 
 
-def _told(row: Mapping[str, Any]) -> dict[str, Any]:
-    features = row["features"]
+@lru_cache(16)
+def _estimate(contract: Contract) -> Column:
+    return Column(contract.score)
+
+
+def _told(one: Prediction) -> dict[str, Any]:
     names = ("prediction_id", "key", "unit", "release", "score", "answer", "made_at", "due")
-    return {name: row[name] for name in names} | {"features": None if features is None else json.loads(features)}
+    features = None if one.features is None else json.loads(one.features)
+    return {name: getattr(one, name) for name in names} | {"features": features}
 
 
 _MICRO = (moment("1970-01-01T00:00:00.000001Z")) - moment("1970-01-01")

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from meguri.base.errors import MissingExtra
 from meguri.base.extras import need
-from meguri.outlets.rest.service import Options, Service
+from meguri.outlets.rest.options import Options
+from meguri.outlets.rest.service import Service
 
 if TYPE_CHECKING:
     from meguri.outlets.rest.live import Arm
