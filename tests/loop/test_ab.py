@@ -222,3 +222,6 @@ def test_what_cannot_be_tested(project: Project) -> None:
     for wrong in ("clicks", "event:", "event:buy:most", "auc", "rmse", "value"):
         with pytest.raises(GateError, match="no metric"):
             ab.metric_of(wrong, "binary")
+    assert ab.metric_of("accuracy", "multiclass").higher_is_better
+    with pytest.raises(GateError, match="no metric"):
+        ab.metric_of("log_loss", "multiclass")  # the ledger keeps the probability of the answer alone

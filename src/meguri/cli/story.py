@@ -57,13 +57,16 @@ class Progress:
 
 def tell(summary: dict[str, Any], report: Path, here: Path) -> None:
     """Print the story of a replay: its turns, the policies beside each other, and where the report is."""
+    from meguri.loop.story import METRICS
+
     turns = [
         (t["time"][:16].replace("T", " "), t["reason"], t["verdict"], t["release"], t["seconds"])
         for t in summary["turns"]
     ]
     show.table("turns of the loop", ["at", "reason", "verdict", "release", "seconds"], turns)
     names = [name for name, value in summary.items() if isinstance(value, dict) and "months" in value]
-    metrics = [m for m in ("value", "auc", "log_loss", "accuracy", "mae", "rmse") if m in summary["loop"]]
+    usual = ("value", *METRICS[summary["task"]], summary["metric"])
+    metrics = [m for m in dict.fromkeys(usual) if m in summary["loop"]]
     lines = [
         (n, *(summary[n].get(m) for m in metrics), summary[n]["turns"], summary[n]["releases"], summary[n]["seconds"])
         for n in names

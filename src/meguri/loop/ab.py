@@ -15,7 +15,7 @@ from meguri.record import rollout
 from meguri.record.evaluation import Evaluation, inputs
 from meguri.record.experiment import Arm, Kind, Metric, Plan, Report, read_experiment
 from meguri.record.ledger import Experiment
-from meguri.record.metrics import VALUE, metrics_of
+from meguri.record.metrics import VALUE, metrics_of, told_live
 
 if TYPE_CHECKING:
     import polars as pl
@@ -51,7 +51,8 @@ def metric_of(text: str, task: str, value: Value | None = None, **more: Any) -> 
 
     With a ``value``, what the contract says of money, it and ``event:KIND:sum`` are in its currency.
     """
-    of_labels = {name: m for name, m in metrics_of(value).items() if task in m.tasks and m.curve is None}
+    fit = {name: m for name, m in metrics_of(value).items() if task in m.tasks and told_live(name, task)}
+    of_labels = {name: m for name, m in fit.items() if m.curve is None}
     if value is not None and (text == VALUE or text.endswith(":sum")):
         more = {"unit": value.currency, **more}
     if text in of_labels:
@@ -345,7 +346,7 @@ def answered(
     given = inputs(rows, contract.task, metric.name, contract.value)
     each = None if given is None else metrics_of(contract.value)[metric.name].per_row(*given)
     if each is None:
-        raise GateError(f"the ledger cannot tell '{metric.name}'", where="metric", fix=SPELLED)
+        raise GateError(f"the ledger cannot tell '{metric.name}'", where="metric", fix="end the test: meguri ab stop")
     of = joined.select("unit", key="prediction_id")
     rows = rows.select("key").with_columns(pl.Series("each", each)).join(of, on="key", how="inner")
     each_unit = rows.group_by("unit").agg(value=pl.col("each").sum(), answers=pl.len().cast(pl.Float64))

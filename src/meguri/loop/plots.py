@@ -222,6 +222,11 @@ def live(
             axes.plot(x, y, color=colour, marker=marker, linestyle=dash, linewidth=bold, markersize=5, mec=_C["paper"])
             ends.append((x[-1], y[-1], fit(words.name("short", policy), 70), colour))
         axes.autoscale_view(scalex=False)
+        axes.ticklabel_format(axis="y", useOffset=False)
+        ticks = axes.yaxis.get_major_formatter().format_ticks(axes.get_yticks())
+        left = max(0.5, max(map(measure, ticks)) / 72 + 0.14)  # figures that are close need many digits
+        box, wide = axes.get_position(), figure.get_size_inches()[0]
+        axes.set_position((left / wide, box.y0, box.x1 - left / wide, box.height))
         _apart(axes, ends)
 
     return svg(key, alt, draw, height=2.9)
@@ -270,8 +275,7 @@ def reliability(key: str, alt: str, words: Words, bins: Mapping[str, Sequence[tu
         axes = figure.add_axes((0.55 / size, low, side / size, side / tall))
         counts = figure.add_axes(box)
         axes.plot([0, 100], [0, 100], color=_C["soft"], linewidth=1, linestyle=":")
-        _note(axes, words("perfect"), (100, 100), (5, 0), color=_C["soft"])
-        ends = []
+        ends = [(100.0, 100.0, words("perfect"), _C["soft"])]
         for place, (policy, found) in reversed(list(enumerate(bins.items()))):
             colour, marker, dash = style(policy, place)
             x, y = [100 * score for score, _, _ in found], [100 * share for _, share, _ in found]

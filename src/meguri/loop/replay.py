@@ -23,12 +23,11 @@ from meguri.loop.lineage import trace
 from meguri.loop.project import Project
 from meguri.loop.report import write_report
 from meguri.loop.steps import Steps
-from meguri.loop.story import METRICS as SHOWN
 from meguri.loop.story import PolicyResult, Story, TurnLine
 from meguri.loop.tick import collect, scratch, tick
 from meguri.loop.words import Language
-from meguri.record.evaluation import METRICS, Evaluation, inputs
-from meguri.record.metrics import VALUE
+from meguri.record.evaluation import Evaluation
+from meguri.record.metrics import metrics_of, told_live
 
 if TYPE_CHECKING:
     from meguri.record.ledger import Ledger
@@ -193,42 +192,28 @@ def _turn_lines(state: Project) -> list[TurnLine]:
 
 
 def _scored(state: Project, joined: pl.DataFrame, turns: list[TurnLine], seconds: float) -> PolicyResult:
-    task = state.contract.task
-    worth = _earned(state, joined)
-    predictions = joined.select("time", "score", "label", "release", *worth).sort("time")
+    """The live metrics of matured predictions, in all and by month; None where the labelled ones cannot tell one."""
+    task, value = state.contract.task, state.contract.value
+    names = [name for name, metric in metrics_of(value).items() if task in metric.tasks and told_live(name, task)]
+    classes = state.release(str(joined["release"][0])).manifest["classes"] if len(joined) else None
+
+    def judged(part: pl.DataFrame) -> Evaluation:
+        return Evaluation.live(part, task=task, classes=classes, value=value)
+
+    def metrics(of: Evaluation) -> dict[str, float | None]:
+        return {name: of.metrics.get(name) for name in names} | {"rows": of.rows.height}
+
+    whole = judged(joined)
+    came = pl.col("label") == pl.col("answer") if task == "multiclass" else pl.col("label")
+    labels = whole.rows.select(prediction_id="key", label=came.cast(pl.Float64))
+    predictions = joined.select("prediction_id", "time", "score", "release").join(
+        labels, on="prediction_id", how="left"
+    )
     months = {
-        str(key[0]): _metrics(part, task)
-        for key, part in predictions.group_by(pl.col("time").dt.strftime("%Y-%m"), maintain_order=True)
+        str(month): metrics(judged(part))
+        for (month,), part in joined.sort("time").group_by(pl.col("time").dt.strftime("%Y-%m"), maintain_order=True)
     }
-    return PolicyResult(predictions, turns, seconds, _metrics(predictions, task), months)
-
-
-def _earned(state: Project, joined: pl.DataFrame) -> list[pl.Series]:
-    """The money that each prediction brought, null before its label came; nothing where the contract knows no money."""
-    value, task = state.contract.value, state.contract.task
-    if value is None:
-        return []
-    known = joined.with_row_index("row").filter(pl.col("label").is_not_null() & pl.col("score").is_not_null())
-    none = pl.repeat(None, joined.height, dtype=pl.Float64, eager=True).alias(VALUE)
-    if known.is_empty():
-        return [none]
-    classes = state.release(str(known["release"][0])).manifest["classes"]
-    rows = Evaluation.live(known, task=task, classes=classes, value=value).rows
-    given = inputs(rows, task, VALUE, value)
-    return [] if given is None else [none.scatter(known["row"], value.earned(*given))]
-
-
-def _metrics(predictions: pl.DataFrame, task: str) -> dict[str, float | None]:
-    """The live metrics of matured, labelled predictions; None where there is too little to compute one."""
-    known = predictions.filter(pl.col("label").is_not_null() & pl.col("score").is_not_null())
-    label, score = known["label"].cast(pl.Float64).to_numpy(), known["score"].to_numpy()
-    enough = known.height > 0 and (task != "binary" or known["label"].n_unique() == 2)
-    found: dict[str, float | None] = {
-        name: float(METRICS[name].value(label, score)) if enough else None for name in SHOWN[task]
-    }
-    if VALUE in known.columns:
-        found[VALUE] = float(known[VALUE].to_numpy().mean()) if known.height else None
-    return found | {"rows": known.height}
+    return PolicyResult(predictions.drop("prediction_id").sort("time"), turns, seconds, metrics(whole), months)
 
 
 def _requests(state: Project, since: datetime, until: datetime) -> pl.DataFrame:

@@ -17,7 +17,7 @@ from meguri.loop.lineage_draw import lineage_svg
 from meguri.loop.report_money import label, money_table, show
 from meguri.loop.story import METRICS, PolicyResult, Story, finite
 from meguri.loop.words import Language, Words, rises
-from meguri.record.metrics import VALUE
+from meguri.record.metrics import VALUE, told_live
 
 DRIFTED = 0.2
 MOST_TURNS = 40  # rows of the timeline
@@ -78,7 +78,7 @@ def e(text: object) -> str:
 
 def _metrics(story: Story) -> tuple[str, ...]:
     usual = METRICS[story.task] if story.currency is None else (VALUE, *METRICS[story.task])
-    return usual if story.metric in usual else (story.metric, *usual)
+    return usual if story.metric in usual or not told_live(story.metric, story.task) else (story.metric, *usual)
 
 
 def _values(story: Story, words: Words, metric: str) -> dict[str, str]:
@@ -137,12 +137,15 @@ def _story(story: Story, words: Words) -> str:
         own, name = values.pop("loop"), words.name("metric", metric)
         against = _against(words, {n: v for n, v in values.items() if v != "–"})
         if own == "–":
-            unknown.append(name)
+            unknown.append(metric)
         else:
             told.append(words("s_live", metric=name, loop=own, against=against, better=better))
         tiles.append((own, words("tile_live", metric=name), _gap(story, words, metric)))
     if unknown:
-        told.append(words(_missing(story), metric=words.join(unknown)))
+        names = [words.name("metric", metric) for metric in unknown]
+        told.append(words(_missing(unknown), metric=words.join(names)))
+    if not told_live(story.metric, story.task):
+        told.append(words("not_live", metric=words.name("metric", story.metric)))
     counts = {name: labels.get(name, 0) for name in ("predictions", "labelled", "awaited", "overdue")}
     told.append(words("s_labels", rows=words("n_rows", n=sum(story.quarantined.values())), **counts))
     costs = {name: words.seconds(p.seconds) for name, p in story.policies.items()}
@@ -152,8 +155,8 @@ def _story(story: Story, words: Words) -> str:
     return f'<p>{e(words("space").join(told))}</p>\n<ul class="tiles">\n{boxes}\n</ul>'
 
 
-def _missing(story: Story) -> str:
-    return "none_live" if story.task == "regression" else "none_live_class"
+def _missing(metrics: Sequence[str]) -> str:
+    return "none_live_class" if "auc" in metrics else "none_live"
 
 
 def _gap(story: Story, words: Words, metric: str) -> str:
@@ -196,7 +199,7 @@ def _live(story: Story, words: Words) -> str:
             if points:
                 series[policy] = [(min(max(at, story.since), story.until), value) for at, value in points]
         if not series:
-            parts.append(_none(words(_missing(story), metric=name)))
+            parts.append(_none(words(_missing([metric]), metric=name)))
             continue
         told = [f"{words.name('policy', n)} {v}" for n, v in _values(story, words, metric).items()]
         title, better = words("p_live", metric=name, values=words("s_join").join(told)), words.better(metric)
@@ -300,7 +303,8 @@ def _calibration(story: Story, words: Words) -> str:
     score, share, _ = next(bar for bar in reversed(bins["loop"]) if bar[2] >= rows / 100)
     title = words("p_calibration", score=f"{score:.0%}", share=f"{share:.0%}")
     note = words("c_calibration", error=f"{100 * error:.1f}")
-    one = "" if 0 < sum(share * count for _, share, count in bins["loop"]) < rows else _none(words("one_class"))
+    both = story.task != "binary" or 0 < sum(share * count for _, share, count in bins["loop"]) < rows
+    one = "" if both else _none(words("one_class"))
     return one + _figure(title, plots.reliability("calibration", title, words, bins), note)
 
 
@@ -384,7 +388,8 @@ def _cost(story: Story, words: Words) -> str:
 
 def _reading(story: Story, words: Words) -> str:
     money = [] if story.currency is None else [VALUE]
-    terms = ["loop", "turn", "verdict", *(["error"] if story.task == "regression" else ["auc", "log_loss"]), *money]
+    figures = {"binary": ["auc", "log_loss"], "multiclass": ["accuracy", "brier"], "regression": ["error"]}
+    terms = ["loop", "turn", "verdict", *figures[story.task], *money]
     return "<dl>" + "".join(f"<dt>{e(words(f'g_{t}'))}</dt><dd>{e(words(f'g_{t}_text'))}</dd>" for t in terms) + "</dl>"
 
 

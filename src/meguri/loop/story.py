@@ -13,7 +13,7 @@ import polars as pl
 if TYPE_CHECKING:
     from meguri.loop.lineage import Node
 
-METRICS = {"binary": ("auc", "log_loss"), "multiclass": ("accuracy", "log_loss"), "regression": ("mae", "rmse")}
+METRICS = {"binary": ("auc", "log_loss"), "multiclass": ("accuracy", "brier"), "regression": ("mae", "rmse")}
 
 
 @dataclass(frozen=True)

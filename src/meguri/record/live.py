@@ -59,10 +59,10 @@ def shown_worse(
     ``champion`` is its manifest, ``known`` the metrics of its evaluation, which count as exact; with ``first`` the first
     ``window`` that it was live is expected of it instead. The difference of two stretches that share no rows reaches as
     far as the root of the sum of their squared reaches (Zou and Donner 2008). Raises TriggerError for a metric that
-    the task or the evaluation has not.
+    the task, the ledger or the evaluation has not.
     """
     try:
-        measure = metric_of(metric, task, value)
+        measure = metric_of(metric, task, value, live=True)
     except GateError as error:
         raise TriggerError(error.what, where="Worse", fix=error.fix) from error
     release, since = champion.get("id"), now - window

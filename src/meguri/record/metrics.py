@@ -169,13 +169,24 @@ def metrics_of(value: Value | None) -> dict[str, Metric]:
     return {**METRICS, VALUE: Metric("higher", tasks, value.earned, value.best, most=lambda _: value.most, unlike=True)}
 
 
-def metric_of(name: str, task: str, value: Value | None = None, *, judged: bool = True) -> Metric:
-    """The metric called ``name``; GateError when there is none for the task, or none that can be better or worse."""
+def told_live(name: str, task: str) -> bool:
+    """Whether the ledger can tell the metric: it keeps the probability of the answer alone, and log loss needs the true class's."""
+    return (name, task) != ("log_loss", "multiclass")
+
+
+def metric_of(name: str, task: str, value: Value | None = None, *, judged: bool = True, live: bool = False) -> Metric:
+    """The metric called ``name``; GateError when there is none for the task, or none that can be better or worse.
+
+    With ``live`` it is also one that the ledger can tell.
+    """
     known = metrics_of(value)
     fit = [n for n, m in known.items() if task in m.tasks and not (judged and m.better == "neither")]
+    fit = [n for n in fit if told_live(n, task) or not live]
     if name not in fit:
         near = difflib.get_close_matches(name, fit, n=1, cutoff=0.5)
         why = "is not known" if name not in known else f"is none to judge a {task} model by"
+        if live and not told_live(name, task):
+            near, why = [], "cannot be told from the ledger, which keeps the probability of the answer alone"
         fix = (f"did you mean '{near[0]}'? " if near else "") + f"metrics for {task}: {', '.join(fit)}"
         if name == VALUE and value is None:
             fix = "say in the contract what an answer is worth: Contract(…, value=Value(…))"
