@@ -102,7 +102,8 @@ class Column:
         kind = self.field.type
         if self._float:
             if _FLOAT.fullmatch(text):
-                return _cast(float(text), kind)
+                number = float(text)
+                return math.nan if math.isnan(number) else _cast(number, kind)  # one object, which is like itself
         elif len(text) < 40 and _WHOLE.fullmatch(text) and not (kind[0] == "U" and text[0] == "-"):
             low, high = self._ends
             if low <= int(text) <= high:
