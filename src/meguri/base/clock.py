@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 from meguri.base.errors import SettingsError
 
+_EPOCH, _MICRO = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?[smhdw])+")
 
@@ -57,9 +58,9 @@ def spell(value: timedelta) -> str:
 
 def micros(value: datetime) -> int:
     """Microseconds since 1970-01-01 UTC, the form in which the ledger keeps a moment."""
-    return (moment(value) - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+    return (moment(value) - _EPOCH) // _MICRO
 
 
 def from_micros(value: int) -> datetime:
     """The moment that ``micros`` gave this number for."""
-    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=value)
+    return _EPOCH + timedelta(microseconds=value)

@@ -64,6 +64,9 @@ class Column:
     def __init__(self, field: Field, *, may_be_null: bool = False) -> None:
         self.field, self._may_be_null = field, may_be_null or field.nullable
         self.checks: list[tuple[Rule, Callable[[Any], bool]]] = [(rule, _asks(rule, field)) for rule in field.checks]
+        self._words = [(f"{field.name}: {rule}", passes) for rule, passes in self.checks]
+        self._float = field.is_float
+        self._ends = (0, 1) if field.type == "Boolean" else bounds(field.type) if "Int" in field.type else (0, 0)
         self.default = None if field.default is None else _cast(field.stand_in, field.type)
 
     def read(self, value: Any, *, flags: bool = False) -> Any:
@@ -87,23 +90,23 @@ class Column:
             return spelled(value)
         if kind in ("String", "Date", "Datetime") or (isinstance(value, bool) and kind != "Boolean" and not flags):
             raise ValueError
-        if self.field.is_float:
-            return _cast(float(value), kind)
+        if self._float:
+            return float(value) if kind == "Float64" else _cast(float(value), kind)
         if isinstance(value, float) and not value.is_integer():
             raise ValueError
-        low, high = (0, 1) if kind == "Boolean" else bounds(kind)
-        if not low <= value <= high:
+        if not self._ends[0] <= value <= self._ends[1]:
             raise ValueError
         return _cast(value, kind)
 
     def _parsed(self, text: str) -> Any:
         kind = self.field.type
-        if self.field.is_float:
+        if self._float:
             if _FLOAT.fullmatch(text):
-                return _cast(float(text), kind)
-        elif _WHOLE.fullmatch(text) and not (kind.startswith("U") and text[0] == "-"):
-            low, high = bounds(kind)
-            if len(text) < 40 and low <= int(text) <= high:
+                number = float(text)
+                return math.nan if math.isnan(number) else _cast(number, kind)  # one object, which is like itself
+        elif len(text) < 40 and _WHOLE.fullmatch(text) and not (kind[0] == "U" and text[0] == "-"):
+            low, high = self._ends
+            if low <= int(text) <= high:
                 return int(text)
         raise UnreadError
 
@@ -113,15 +116,14 @@ class Column:
 
     def faults(self, value: Any) -> list[str]:
         """What is wrong with a value as the column holds it, in the words of ``Contract.check``."""
-        name = self.field.name
         if value is None:
-            return [] if self._may_be_null else [f"{name}: null"]
+            return [] if self._may_be_null else [f"{self.field.name}: null"]
         found = []
-        if isinstance(value, float) and not math.isfinite(value):
-            found.append(f"{name}: infinite")
+        if self._float and not math.isfinite(value):
+            found.append(f"{self.field.name}: infinite")
             value = math.inf if math.isnan(value) else value  # which polars orders so
-        found += [f"{name}: {rule}" for rule, passes in self.checks if not passes(value)]
-        return list(dict.fromkeys(found))
+        found += [why for why, passes in self._words if not passes(value)]
+        return list(dict.fromkeys(found)) if found else found
 
 
 def twice(rows: Sequence[Hashable], keys: Sequence[Hashable | None]) -> dict[int, str]:

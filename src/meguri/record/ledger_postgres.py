@@ -161,12 +161,13 @@ class PostgresLedger(SqlLedger):
 
     def write_labels(self, labels: Iterable[Label]) -> LabelCounts:
         """Write labels beside the ones that are there, one writer at a time."""
-        given = lines(labels)
+        by_id, by_key = lines(labels)
         rows = [
-            (g.row, g.known_at, g.source, g.round, g.id and g.id.hex(), g.key,
-             *((None, g.value) if isinstance(g.value, str) else (g.value, None)))
-            for g in given
-        ]  # fmt: skip
+            (row, at, source, round, id, key, *((None, value) if isinstance(value, str) else (value, None)))
+            for some in (by_id, by_key)
+            for row, at, value, source, round, name in some
+            for id, key in [(name.hex(), None) if isinstance(name, bytes) else (None, name)]
+        ]
         self.settle()
 
         def write(db: Any) -> LabelCounts:
@@ -174,14 +175,14 @@ class PostgresLedger(SqlLedger):
                 schemas.lock(db, self._schema, "labels")
                 db.execute(schemas.GIVEN_LABELS)
                 _copy(db, "given_labels (row, known_at, source, round, id, key, number, text)", rows)
-                for what in {"key" if g.id is None else "id" for g in given}:
+                for what in [*(["id"] if by_id else []), *(["key"] if by_key else [])]:
                     db.execute(f"""INSERT INTO matched SELECT g.row, p.n, g.known_at, g.source, g.round, g.number, g.text
                                    FROM given_labels g JOIN predictions p ON p.{what} = g.{what}""")
                 sql = "SELECT count(*), count(DISTINCT row), coalesce(max(round), 0) FROM matched"
                 pairs, met, last = db.execute(sql).fetchone()
                 new = db.execute("DELETE FROM awaiting WHERE prediction IN (SELECT prediction FROM matched)").rowcount
                 stored = sum(db.execute(schemas.ADD_LABELS, (number,)).rowcount for number in range(last + 1))
-            return LabelCounts(new=new, same=pairs - stored, corrected=stored - new, unmatched=len(given) - met)
+            return LabelCounts(new=new, same=pairs - stored, corrected=stored - new, unmatched=len(rows) - met)
 
         return self._do(write)
 

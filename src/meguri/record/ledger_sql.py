@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from meguri.base.clock import from_micros, micros
@@ -58,38 +58,32 @@ def clash(id: Any, where: Any) -> LedgerError:
     return LedgerError(what, where=where, fix="give every prediction an id of its own")
 
 
-class Line(NamedTuple):
-    """A label as a database takes it: its place, of whom (``id``, 16 bytes, or ``key``), and which of theirs it is."""
-
-    row: int
-    id: bytes | None
-    key: str | None
-    known_at: int
-    value: float | str
-    source: str
-    round: int
+# A label as a database takes it: its place, known_at, value, source, round, and of whom: an id of 16 bytes, or a key.
+Line = tuple[int, int, float | str, str, int, bytes | str]
 
 
-def lines(labels: Iterable[Label]) -> list[Line]:
-    """The labels that have a value, those by prediction id first; each prediction gets one a round. Raises LedgerError."""
-    found: list[Line] = []
-    count: dict[bytes | str, int] = {}
-    given = sorted(labels, key=lambda label: label.prediction_id is None)
-    begin = 0  # of the rounds of keys, as an id may have been of one of them
-    for label in given:
-        value = label.value if isinstance(label.value, str | None) else float(label.value)
-        if value is None or (isinstance(value, float) and math.isnan(value)):
-            continue
-        id, key = None if label.prediction_id is None else _bytes(label.prediction_id), label.key
-        name = key if id is None else id
-        if name is None:
-            raise LedgerError("a label names neither a prediction id nor a key", fix="give one of them")
-        if id is None and found and found[-1].id is not None:
-            begin = max(count.values())
-        round = count.get(name, begin)
-        count[name] = round + 1
-        key = key if id is None else None
-        found.append(Line(len(found), id, key, micros(label.known_at), value, label.source, round))
+def lines(labels: Iterable[Label]) -> tuple[list[Line], list[Line]]:
+    """The labels that have a value, by prediction id and by key; each prediction gets one a round. Raises LedgerError."""
+    found: tuple[list[Line], list[Line]] = [], []
+    given = list(labels)
+    begin = row = 0  # keys begin after the rounds of ids, which may have been of one of them
+    for by_id, some in zip((True, False), found, strict=True):
+        count: dict[bytes | str, int] = {}
+        for value, known_at, source, key, id in given:
+            if (id is not None) is not by_id or value is None:
+                continue
+            if not isinstance(value, str):
+                value = float(value)  # noqa: PLW2901
+                if math.isnan(value):
+                    continue
+            name = key if id is None else _bytes(id)
+            if name is None:
+                raise LedgerError("a label names neither a prediction id nor a key", fix="give one of them")
+            round = count.get(name, begin)
+            count[name] = round + 1
+            some.append((row, micros(known_at), value, source, round, name))
+            row += 1
+        begin = max(count.values(), default=0)
     return found
 
 

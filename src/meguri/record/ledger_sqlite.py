@@ -156,24 +156,21 @@ class SqliteLedger(SqlLedger):
 
     def write_labels(self, labels: Iterable[Label]) -> LabelCounts:
         """Write labels beside the ones that are there."""
-        given = lines(labels)
+        by_id, by_key = lines(labels)
         self.settle()
         with self._writing() as db:
             db.execute("DELETE FROM temp.matched")
-            for what in ("id", "key"):
+            for what, some in (("id", by_id), ("key", by_key)):
                 match = f"INSERT INTO temp.matched SELECT ?, n, ?, ?, ?, ? FROM predictions WHERE {what} = ?"
-                some = (
-                    (g.row, g.known_at, g.value, g.source, g.round, name)
-                    for g in given
-                    if (name := getattr(g, what)) is not None
-                )
                 db.executemany(match, some)
             sql = "SELECT count(*), count(DISTINCT row), coalesce(max(round), 0) FROM temp.matched"
             pairs, met, last = db.execute(sql).fetchone()
             new = db.execute("DELETE FROM awaiting WHERE prediction IN (SELECT prediction FROM temp.matched)").rowcount
             stored = sum(db.execute(_ADD_LABELS, (number,)).rowcount for number in range(last + 1))
             db.execute("DELETE FROM temp.matched")
-        return LabelCounts(new=new, same=pairs - stored, corrected=stored - new, unmatched=len(given) - met)
+        return LabelCounts(
+            new=new, same=pairs - stored, corrected=stored - new, unmatched=len(by_id) + len(by_key) - met
+        )
 
     def joined(
         self,

@@ -76,12 +76,11 @@ class Judge:
             for column in self.columns:
                 name = column.field.name
                 value, fault, text = self._read(column, row, now if name == self._contract.time else None)
-                about = _pointer(one, place, name)
                 if fault is not None:
-                    (unread if text else found)[place].append(Fault(fault, about, name))
+                    (unread if text else found)[place].append(Fault(fault, _pointer(one, place, name), name))
                 if fault is None or text:
                     value = column.filled(value)
-                    judged[place] += [Fault(why, about, name) for why in column.faults(value)]
+                    judged[place] += [Fault(why, _pointer(one, place, name), name) for why in column.faults(value)]
                 values[name].append(value)
             if self._contract.strict:
                 found[place] += [
