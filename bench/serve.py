@@ -181,18 +181,26 @@ def load(home: Path, port: int, body: str, connections: int, seconds: int, path:
     return found
 
 
-def workers(port: int) -> dict[int, int]:
-    """The worker processes of the server on the port: their MB of resident memory."""
-    found = {}
-    for status in Path("/proc").glob("[0-9]*/status"):
+def workers(port: int) -> list[int]:
+    """The worker processes of the server on the port."""
+    return [pid for pid in processes(port) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def processes(port: int) -> dict[int, int]:
+    """All processes of the server on the port, which are one group: their MB of resident memory."""
+    groups: dict[int, dict[int, int]] = {}
+    own = None
+    for folder in Path("/proc").glob("[0-9]*"):
         try:
-            if b"spawn_main" in (status.parent / "cmdline").read_bytes():
-                parent, size = (re.search(rf"{what}:\s+(\d+)", status.read_text()) for what in ("PPid", "VmRSS"))
-                if parent and size and str(port).encode() in Path(f"/proc/{parent[1]}/cmdline").read_bytes():
-                    found[int(status.parent.name)] = int(size[1]) // 1024
-        except OSError:
+            group = int((folder / "stat").read_text().rpartition(")")[2].split()[2])
+            size = re.search(r"VmRSS:\s+(\d+)", (folder / "status").read_text())
+            command = (folder / "cmdline").read_bytes().split(b"\0")
+        except OSError:  # it has ended
             continue
-    return found
+        groups.setdefault(group, {})[int(folder.name)] = int(size[1]) // 1024 if size else 0
+        if b"serve" in command and str(port).encode() in command:
+            own = group
+    return groups.get(own or 0, {})
 
 
 @contextmanager
@@ -234,7 +242,7 @@ def scaling(home: Path, command: list[str], seconds: int) -> float | None:
         port = free()
         with server(home, [*command, "--port", str(port), "--workers", str(count)], port):
             try:
-                with limited(list(workers(port)), 0.4):
+                with limited(workers(port), 0.4):
                     load(home, port, "one.json", 32, 1)
                     rates.append(load(home, port, "one.json", 32, seconds)["rps"])
             except OSError:
@@ -274,9 +282,14 @@ def main(seconds: int, postgres: str | None) -> None:
                 "meguri, 100 rows a request",
                 **many,
                 rows_per_s=many["rps"] * 100,
-                memory_mb=max(workers(port).values()),
+                memory_mb=sum(processes(port).values()),
             )
+        port = free()
+        with server(home, [*serve, "--no-ledger", "--port", str(port)], port):
+            load(home, port, "one.json", 32, 1)
+            without = tell("meguri, no ledger", **load(home, port, "one.json", 32, seconds))
         tell("meguri by raw ASGI", ratio=round(full["rps"] / raw["rps"], 2))
+        tell("meguri without a ledger by raw ASGI", ratio=round(without["rps"] / raw["rps"], 2))
         if (ratio := scaling(home, serve, seconds)) is not None:
             tell("two workers by one", ratio=ratio)
         if postgres:

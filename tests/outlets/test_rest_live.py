@@ -173,3 +173,12 @@ def test_a_ledger_that_cannot_be_written_refuses(alone: Served) -> None:
     assert released(alone, ["after"])
     assert alone.ledger.find("lost") == []
     assert "no space" in alone.log()
+
+
+def test_a_load_test_leaves_no_answer_in_the_ledger(tmp_path: Path) -> None:
+    with serving(tmp_path / "alarm", "--no-ledger") as served:
+        status, answer = served.ask("POST", "/predict", row("tried"))
+        assert (status, answer["key"]) == (200, "tried")
+        assert served.stop() == 0
+        assert served.ledger.made().is_empty()
+        assert "no answer is written to the ledger" in served.log()

@@ -32,6 +32,10 @@ def serve(
     open_to_all: Annotated[
         bool, typer.Option("--no-token", help="Ask for no token: anyone who reaches it may.")
     ] = False,
+    unwritten: Annotated[
+        bool,
+        typer.Option("--no-ledger", help="Write no answer down: for load tests, as nothing can be learnt from it."),
+    ] = False,
     certificate: Annotated[Path | None, typer.Option("--certificate", help="For TLS: the certificate, PEM.")] = None,
     key: Annotated[Path | None, typer.Option("--key", help="For TLS: its key, PEM.")] = None,
     project: show.Folder = ".",
@@ -61,11 +65,14 @@ def serve(
         tokens=None if file is None else str(file),
         spool=spool,
         project=str(opened.root) if opened.has_features else None,
+        written=not unwritten,
         **settings,
     )
     open_ledger(opened.ledger_url).close()  # one that cannot be used is told here, not by each worker
     scheme = "http" if certificate is None else "https"
     typer.echo(f"serving on {scheme}://{host}:{port}; tokens: {file or 'none are asked for'}")
+    if unwritten:
+        typer.echo("no answer is written to the ledger (--no-ledger)")
     server.serve(options, host=host, port=port, workers=workers, certificate=certificate, key=key)
 
 

@@ -19,7 +19,7 @@ class Options:
     ``src/features.py`` says what the online table has; None: rows bring all their values. ``spool`` is the folder for answers
     that the ledger cannot take; None: they are refused. ``features`` says what of a row
     is kept with its answer: its values, their hash, or nothing. ``rows``, ``body`` (bytes) and ``seconds`` bound one
-    request, ``waiting`` how many may wait for the ledger at once.
+    request, ``waiting`` how many may wait for the ledger at once. Without ``written`` no answer is written down.
     """
 
     ledger: str
@@ -35,3 +35,4 @@ class Options:
     body: int = 2**20
     seconds: float = 10.0
     waiting: int = 1000
+    written: bool = True

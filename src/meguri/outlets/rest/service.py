@@ -226,6 +226,8 @@ class Service:
 
     async def _durable(self, answers: Sequence[Served]) -> None:
         assert self._writer is not None
+        if not self.options.written:
+            return
         try:
             await self._writer.put(answers)
         except LedgerError as error:
@@ -239,7 +241,8 @@ class Service:
         for arm in live.shadows:
             try:
                 served, _ = await self._ask(arm, self._read(arm, body, now), now)
-                await self._writer.put([served])
+                if self.options.written:
+                    await self._writer.put([served])
             except Exception as error:  # whatever it is, the clients have their answers; its text may quote a row
                 self.metrics.shadow_lost()
                 log.warning("the shadow %s did not answer: %s", arm.release.id, type(error).__name__, exc_info=error)
