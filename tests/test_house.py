@@ -57,6 +57,7 @@ DOORS = {
     "pyspark": ["data/engines/spark.py"],
     "pytest": ["testing/ledger.py", "testing/features.py", "testing/warehouse.py"],
     "pydantic": ["loop/settings.py"],
+    "pydantic_core": ["data/patterns.py"],
     "redis": ["data/online_redis.py"],
     "rich": ["cli/show.py", "cli/story.py"],
     "scipy": [],

@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Sequence
 from datetime import UTC, date, datetime
 from typing import Any
 
-from meguri.data.patterns import Pattern
+from meguri.data.patterns import pattern
 from meguri.data.spec import Field, Rule, typed
 
 CONFLICT = "duplicated key"
@@ -185,7 +185,7 @@ def _asks(rule: Rule, field: Field) -> Callable[[Any], bool]:
         return lambda value: value.startswith(text)
     if rule.name == "str_endswith":
         return lambda value: value.endswith(text)
-    return Pattern(text if rule.name == "str_contains" or text[:1] == "^" else f"^{text}").search
+    return pattern(text if rule.name == "str_contains" or text[:1] == "^" else f"^{text}")
 
 
 def _compared(name: str, bound: Any, kind: str) -> Callable[[Any], bool]:
