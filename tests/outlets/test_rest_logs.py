@@ -124,7 +124,7 @@ def test_a_fault_of_the_service_s_own_has_its_place_and_not_its_text(
     scope = {"type": "http", "method": "POST", "path": "/predict", "headers": [(b"x-request-id", b"ask-1")]}
     try:
         asyncio.run(app(scope, receive, send))  # type: ignore[arg-type]
-        logging.getLogger("asyncio").error("a task failed", exc_info=ValueError(SECRET))
+        logging.getLogger("another library").error("a task failed", exc_info=ValueError(SECRET))
         logging.getLogger("other").warning("password=%s", SECRET)
         told = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     finally:
