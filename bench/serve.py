@@ -277,7 +277,7 @@ def main(seconds: int, postgres: str | None) -> None:
             load(home, port, "one.json", 32, 1)
             full = tell("meguri", **load(home, port, "one.json", 32, seconds), ready_s=round(ready, 2))
             tell("meguri, one connection", **load(home, port, "one.json", 1, seconds))
-            many = load(home, port, "many.json", 8, seconds)
+            many = load(home, port, "many.json", 32, seconds)
             tell(
                 "meguri, 100 rows a request",
                 **many,

@@ -47,9 +47,7 @@ def pruning(*, awaited: bool) -> tuple[str, ...]:
 
 
 PIECE = 10_000  # rows read at a time
-SETTLED = (
-    2**18
-)  # bytes of answers that are settled in one transaction, some hundred: others wait for it some milliseconds
+SETTLED = 2**16  # bytes of answers that are settled in one transaction, about two hundred: others wait for it
 
 
 def clash(id: Any, where: Any) -> LedgerError:

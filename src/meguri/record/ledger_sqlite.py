@@ -6,6 +6,7 @@ import contextlib
 import logging
 import sqlite3
 import threading
+import time
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 log = logging.getLogger("meguri.ledger")
+TURN = 0.0005  # seconds until a file that another one writes to is tried again
 BUSY = 30.0  # seconds that a write waits for another process's
 TOGETHER = 256  # predictions in one statement: for each Python lets go of its lock, and takes it again
 _PREDICTION = ("id", "key", "time", "due", "made_at", "origin", "score", "answer", "unit", "abstained", "features")
@@ -60,13 +62,11 @@ class SqliteLedger(SqlLedger):
     """The ledger in the SQLite file ``path``, made with its folder when it is not there."""
 
     def __init__(self, path: Path, *, limit: float | None = None) -> None:
-        self.path = path
+        self.path, self._limit = path, BUSY if limit is None else limit
         self._lock = threading.RLock()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(
-                path, timeout=BUSY if limit is None else limit, isolation_level=None, check_same_thread=False
-            )
+            self._db = sqlite3.connect(path, timeout=self._limit, isolation_level=None, check_same_thread=False)
             try:
                 self._prepare()
             except BaseException:
@@ -108,7 +108,7 @@ class SqliteLedger(SqlLedger):
         """Add one row, in a transaction of its own."""
         with self._lock:
             try:
-                self._db.execute("INSERT INTO inbox (answers) VALUES (?)", (packed,))
+                self._taking_turns("INSERT INTO inbox (answers) VALUES (?)", (packed,))
             except sqlite3.Error as error:
                 raise self._explained(error) from error
 
@@ -256,6 +256,22 @@ class SqliteLedger(SqlLedger):
         with self._reading() as db:
             return db.execute(sql, values).fetchall()
 
+    def _taking_turns(self, sql: str, values: Sequence[Any] = ()) -> None:
+        """Execute what may have to wait for another's write. SQLite itself looks again after up to 100 ms, and many a write takes one."""
+        self._db.execute("PRAGMA busy_timeout = 0")
+        end = time.monotonic() + self._limit
+        try:
+            while True:
+                try:
+                    self._db.execute(sql, values)
+                    return
+                except sqlite3.OperationalError as error:
+                    if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= end:
+                        raise
+                time.sleep(TURN)
+        finally:
+            self._db.execute(f"PRAGMA busy_timeout = {int(1000 * self._limit)}")
+
     def _writing(self) -> contextlib.AbstractContextManager[sqlite3.Connection]:
         return self._transaction("IMMEDIATE")
 
@@ -266,7 +282,7 @@ class SqliteLedger(SqlLedger):
     def _transaction(self, kind: str) -> Iterator[sqlite3.Connection]:
         with self._lock:
             try:
-                self._db.execute(f"BEGIN {kind}")
+                self._taking_turns(f"BEGIN {kind}")
                 try:
                     yield self._db
                     self._db.execute("COMMIT")

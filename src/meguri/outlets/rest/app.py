@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import multiprocessing
@@ -68,6 +69,8 @@ class App:
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()  # lifespan.startup
         self.service.start()
+        gc.collect()
+        gc.freeze()  # what was loaded stays: looking through it again and again stops the answers for 20 ms each time
         sweeper = asyncio.create_task(self._sweep())
         await send({"type": "lifespan.startup.complete"})
         await receive()  # lifespan.shutdown
