@@ -69,17 +69,18 @@ class Ids:
         begin, self._used = self._used, self._used + digits
         if millis > self._millis:
             self._millis, self._tick = millis, int(self._noise[begin + 14 : begin + 16], 16) - 1
-        noise, found = self._noise, []  # else the same millisecond, or a clock that was set back
-        time_ = f"{self._millis:012x}"
-        head = f"{time_[:8]}-{time_[8:]}"
+        noise, found, tick = self._noise, [], self._tick  # else the same millisecond, or a clock that was set back
+        head = self._head()
         for place in range(begin, begin + digits, 16):
-            self._tick += 1
-            if self._tick > 0xFFF:
-                self._millis, self._tick = self._millis + 1, 0
-                time_ = f"{self._millis:012x}"
-                head = f"{time_[:8]}-{time_[8:]}"
-            variant = _VARIANT[noise[place]]
-            found.append(
-                f"{head}-7{self._tick:03x}-{variant}{noise[place + 1 : place + 4]}-{noise[place + 4 : place + 16]}"
-            )
+            tick += 1
+            if tick > 0xFFF:
+                self._millis, tick = self._millis + 1, 0
+                head = self._head()
+            one = noise[place : place + 16]
+            found.append(f"{head}-7{tick:03x}-{_VARIANT[one[0]]}{one[1:4]}-{one[4:]}")
+        self._tick = tick
         return found
+
+    def _head(self) -> str:
+        digits = f"{self._millis:012x}"
+        return f"{digits[:8]}-{digits[8:]}"

@@ -234,7 +234,7 @@ def _array(values: Sequence[Any], times: int, form: str) -> np.ndarray[Any, Any]
     if None in values:
         gap = MISSING if form == "tensor(string)" else math.nan
         values = [gap if value is None else value for value in values]
-    return np.array([*values] * times, dtype=_DTYPES[form])
+    return np.array(values if times == 1 else [*values] * times, dtype=_DTYPES[form])
 
 
 def _values(column: pl.Series, form: str) -> np.ndarray[Any, Any]:

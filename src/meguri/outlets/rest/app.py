@@ -71,6 +71,7 @@ class App:
         self.service.start()
         gc.collect()
         gc.freeze()  # what was loaded stays: looking through it again and again stops the answers for 20 ms each time
+        gc.set_threshold(50_000, 20, 20)  # a request of many rows makes thousands of objects, and no cycles
         sweeper = asyncio.create_task(self._sweep())
         await send({"type": "lifespan.startup.complete"})
         await receive()  # lifespan.shutdown

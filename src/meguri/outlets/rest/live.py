@@ -43,22 +43,30 @@ class Live:
         self.rollout, self.champion, self.shadows = rollout, arms[0], tuple(shadows)
         self.arms = tuple(arms)
         # drawn by the challengers' names, so that a share that grows keeps the units that it had, and the next test draws anew
-        self._salt = sha256("|".join([rollout.outlet, *rollout.challengers]).encode()).digest()
+        salt = sha256("|".join([rollout.outlet, *rollout.challengers]).encode()).digest()
+        self._drawn = blake2b(digest_size=8, key=salt)
         self._ends, end = [], 0.0
         for arm in arms[1:]:
             end += arm.share
-            self._ends.append((int(end * 2**64), arm))
+            self._ends.append((min(int(end * 2**64), 2**64 - 1).to_bytes(8), arm))
 
-    def arm_of(self, unit: str) -> Arm:
-        """The arm that answers the unit, for as long as the shares stand."""
+    def places(self, units: Sequence[str]) -> dict[Arm, list[int]]:
+        """Which arm answers which of the units, by their places: the same one for as long as the shares stand."""
         if not self._ends:
-            return self.champion
-        drawn = blake2b(unit.encode("utf-8", "surrogatepass"), digest_size=8, key=self._salt).digest()
-        point = int.from_bytes(drawn)
-        for end, arm in self._ends:
-            if point < end:
-                return arm
-        return self.champion
+            return {self.champion: list(range(len(units)))}
+        found: dict[Arm, list[int]] = {arm: [] for arm in self.arms}
+        ends, others, copy = [(end, found[arm]) for end, arm in self._ends], found[self.champion], self._drawn.copy
+        for place, unit in enumerate(units):
+            drawn = copy()
+            drawn.update(unit.encode())
+            point = drawn.digest()
+            for end, some in ends:
+                if point < end:
+                    some.append(place)
+                    break
+            else:
+                others.append(place)
+        return {arm: some for arm, some in found.items() if some}
 
 
 class Follower:

@@ -67,7 +67,7 @@ def keepable(body: bytes, keys: Sequence[str], texts: Iterable[str] = ()) -> Non
 
     On any ledger: what came at the same time is kept together with it, or not at all.
     """
-    if len(body) > LONGEST and any(len(key) > LONGEST for key in keys):
+    if len(body) > LONGEST and max(map(len, keys), default=0) > LONGEST:
         raise ProblemError(422, f"a key is longer than the {LONGEST} characters that are allowed")
     if b"\\u0000" in body and any("\0" in text for text in (*keys, *texts)):
         raise ProblemError(422, "a text has the character NUL (\\u0000), which a ledger cannot keep: leave it out")

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from meguri.data.contract import Contract
     from meguri.record.ledger import Prediction
 
-SETTLE, SETTLED = 0.2, 2000  # how often, in seconds, and how many answers a worker settles beside its work
+SETTLE, SETTLED = 0.2, 1500  # how often, in seconds, and how many answers a worker settles beside its work
 log = logging.getLogger("meguri.rest")
 
 
@@ -102,11 +102,17 @@ class Service:
             await asyncio.sleep(1)
 
     async def _settle(self) -> None:
-        """Settle a little of what is written again and again, so that who reads the ledger finds little left to do."""
+        """Settle a little of what is written again and again, so that who reads the ledger finds little left to do.
+
+        The more answers there are, the less of it: it is done when nobody waits.
+        """
+        assert self._writer is not None
+        before = 0
         while True:
             await asyncio.sleep(SETTLE)
+            came, before = self._writer.written - before, self._writer.written
             with suppress(LedgerError):  # who writes tells of it
-                await asyncio.to_thread(self._beside.settle, SETTLED)
+                await asyncio.to_thread(self._beside.settle, SETTLED if came < 2 * SETTLED else SETTLED // 5)
 
     def _answered(self, arm: Arm, rows: int, seconds: float) -> None:
         self.metrics.answered(arm.name, arm.release.id, rows, seconds)
@@ -175,13 +181,8 @@ class Service:
 
     def _split(self, live: Live, rows: Rows, body: bytes, now: int) -> list[tuple[Arm, list[int], Rows]]:
         """The rows of each arm, and their places in the request."""
-        if len(live.arms) == 1:
-            return [(live.champion, list(range(len(rows))), rows)]
-        by: dict[Arm, list[int]] = {}
-        for place, arm in enumerate(map(live.arm_of, rows.units)):
-            by.setdefault(arm, []).append(place)
         found = []
-        for arm, places in by.items():
+        for arm, places in live.places(rows.units).items():
             whole = rows if arm.reader is live.champion.reader else self._read(arm, body, now)
             found.append((arm, places, whole if len(places) == len(rows) else whole.take(places)))
         return found

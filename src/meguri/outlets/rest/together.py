@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from meguri.base.errors import MeguriError
@@ -51,7 +52,7 @@ class Together:
     def _answer(self, arm: Arm, asked: Sequence[Asked]) -> None:
         values, count = asked[0][0], sum(one[1] for one in asked)
         if len(asked) > 1:
-            values = {name: [value for one in asked for value in one[0][name]] for name in values}
+            values = {name: [*chain.from_iterable([one[0][name] for one in asked])] for name in values}
         began = time.perf_counter()
         found = arm.release.answer(values)
         self._told(arm, count, time.perf_counter() - began)

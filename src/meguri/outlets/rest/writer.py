@@ -33,7 +33,7 @@ class Writer:
         told: Callable[[int], None],
         spool: Callable[[bytes, int], None] | None = None,
     ) -> None:
-        self.waiting, self.spooling, self._spool = 0, False, spool
+        self.waiting, self.written, self.spooling, self._spool = 0, 0, False, spool
         self._ledger, self._loop, self._told = ledger, loop, told
         self._gathered: list[Waiting] = []
         self._due = self._closed = False
@@ -82,6 +82,7 @@ class Writer:
                 return self._spool(packed, count)
         try:
             self._ledger.write_answers(packed)
+            self.written += count
             self._told(count)
         except LedgerError:
             if self._spool is None:
