@@ -276,7 +276,7 @@ class LedgerCase:
 
     def test_some_of_the_answers_are_settled(self, ledger: Ledger) -> None:
         """About so many at a time, in the order of writing."""
-        big = {"note": ["." * 2**17]}
+        big = {"note": ["." * 2**15]}
         for answer in some_answers(some_predictions(6)):
             ledger.write_answers(pack([answer._replace(features=big)]))
         assert ledger.settle(1) == 2
