@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -157,7 +157,8 @@ def server(
                 time.sleep(0.01)
         yield time.perf_counter() - began
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
+        with suppress(ProcessLookupError):  # it has ended by itself
+            os.killpg(process.pid, signal.SIGTERM)
         process.wait()
 
 
@@ -236,15 +237,15 @@ def settings(home: Path, ledger: str | None = None) -> None:
 
 
 def scaling(home: Path, command: list[str], seconds: int) -> float | None:
-    """How many times the requests of one worker two have, each with .4 of a core; None where that cannot be measured."""
+    """How many times the requests of one worker two have, each with .4 of a core and 32 connections; None where that cannot be measured."""
     rates = []
     for count in (1, 2):
         port = free()
         with server(home, [*command, "--port", str(port), "--workers", str(count)], port):
             try:
                 with limited(workers(port), 0.4):
-                    load(home, port, "one.json", 32, 1)
-                    rates.append(load(home, port, "one.json", 32, seconds)["rps"])
+                    load(home, port, "one.json", 32 * count, 1)
+                    rates.append(load(home, port, "one.json", 32 * count, seconds)["rps"])
             except OSError:
                 return None
     return round(rates[1] / rates[0], 2)

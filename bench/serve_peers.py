@@ -236,7 +236,8 @@ def main(seconds: int, wanted: list[str]) -> None:
             programs, port = environment(peer.packages), free()
             (home / "peer.py").write_text(peer.program)
             (home / "peer.json").write_text(peer.around.format(row=row))
-            command = [part.format(bin=programs, port=port) for part in peer.command]
+            path = f"PATH={programs}{os.pathsep}{os.environ['PATH']}"  # MLflow looks for its server there
+            command = ["env", path, *(part.format(bin=programs, port=port) for part in peer.command)]
             with server(home, command, port, path=peer.path, body="peer.json"):
                 load(home, port, "peer.json", 32, 1, path=peer.path)
                 found = load(home, port, "peer.json", 32, seconds, path=peer.path)

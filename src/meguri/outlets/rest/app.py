@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 import signal
+import sys
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from http import HTTPStatus
@@ -69,6 +70,7 @@ class App:
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()  # lifespan.startup
         self.service.start()
+        sys.setswitchinterval(0.001)  # seconds for which what is settled may hold up an answer, each time
         gc.collect()
         gc.freeze()  # what was loaded stays: looking through it again and again stops the answers for 20 ms each time
         gc.set_threshold(50_000, 20, 20)  # a request of many rows makes thousands of objects, and no cycles
