@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,7 @@ from serve import free, load, prepare, server
 
 COMMON = """
 import os
+import re
 import numpy as np, onnxruntime
 options = onnxruntime.SessionOptions()
 options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -207,7 +209,7 @@ PEERS = {
 def environment(packages: tuple[str, ...]) -> Path:
     """The programs of the contender's environment."""
     cache = Path(os.environ.get("MEGURI_BENCH") or Path.home() / ".cache" / "meguri-bench")
-    home = cache / "-".join(sorted(part.partition("[")[0] for part in packages))
+    home = cache / "-".join(sorted(re.split(r"\W", part)[0] for part in packages))
     if not (home / "ready").exists():
         subprocess.run([sys.executable, "-m", "venv", str(home)], check=True)
         done = subprocess.run(
