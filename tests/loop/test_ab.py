@@ -165,6 +165,9 @@ def test_money(project: Project) -> None:
     page = (project.root / "page.html").read_text(encoding="utf-8")
     assert "value の B − A(円)" in page
     assert "約 64,000 円の増加" in page
+    project.contract.value = None  # somebody took the money out of the contract while the test runs
+    with pytest.raises(GateError, match="'value'"):
+        ab.look(project, test, now=NOW)
 
 
 def test_a_tick_does_what_is_sure_and_a_person_may_end_it(project: Project) -> None:

@@ -344,7 +344,8 @@ def answered(
     classes = project.release(str(units["release"][0])).manifest["classes"]
     rows = Evaluation.live(joined, task=contract.task, classes=classes, value=contract.value).rows
     given = inputs(rows, contract.task, metric.name, contract.value)
-    each = None if given is None else metrics_of(contract.value)[metric.name].per_row(*given)
+    known = metrics_of(contract.value).get(metric.name)  # the contract may have changed while the test runs
+    each = None if given is None or known is None else known.per_row(*given)
     if each is None:
         raise GateError(f"the ledger cannot tell '{metric.name}'", where="metric", fix="end the test: meguri ab stop")
     of = joined.select("unit", key="prediction_id")

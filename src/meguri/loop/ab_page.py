@@ -126,7 +126,10 @@ def _band(
         tall = figure.get_size_inches()[1]
         axes = figure.add_axes((0.7 / width, 0.35 / tall, 1 - 0.95 / width, 1 - 0.73 / tall))
         axes.fill_between(at, low, high, color=colour("blue"), alpha=0.25, linewidth=0)
-        axes.plot(at, middle, color=colour("blue"), linewidth=1.8, marker="o" if len(at) == 1 else None)
+        if len(at) == 1:
+            axes.plot([at[0], at[0]], [low[0], high[0]], color=colour("blue"), alpha=0.5, linewidth=4, clip_on=False)
+        marker = "o" if len(at) == 1 else None
+        axes.plot(at, middle, color=colour("blue"), linewidth=1.8, marker=marker, clip_on=len(at) > 1)
         axes.axhline(scale * line, color=colour("red"), linewidth=1)
         axes.set_ylim(max(min(low.min(), *held), floor), min(max(high.max(), *held), top))
         axes.set_xlim(span[0] - (span[1] - span[0]), span[-1])
