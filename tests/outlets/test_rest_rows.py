@@ -77,17 +77,17 @@ def test_both_ways_read_the_same(changes: list[dict[str, Any]], gone: set[str]) 
 def test_one_row_or_many() -> None:
     one, many = read(GOOD), read([GOOD, {**GOOD, "id": "o2"}])
     assert (one.one, many.one) == (True, False)
-    assert many.keys == ["o1", "o2"]
-    assert one.units == ["4"]
-    assert one.times == [int(datetime(2024, 3, 1, 1, tzinfo=UTC).timestamp() * 1e6)]
-    assert one.values == {name: [GOOD[name]] for name in ORDER.features}
+    assert many.keys == ("o1", "o2")
+    assert one.units == ("4",)
+    assert one.times == (int(datetime(2024, 3, 1, 1, tzinfo=UTC).timestamp() * 1e6),)
+    assert one.values == {name: (GOOD[name],) for name in ORDER.features}
 
 
 def test_what_may_be_left_out() -> None:
     short = {name: GOOD[name] for name in ("id", "code", "small", "shop")}
     rows = read(short)
-    assert rows.times == [int(NOW.timestamp() * 1e6)]
-    assert rows.values["flag"] == [None]
+    assert rows.times == (int(NOW.timestamp() * 1e6),)
+    assert rows.values["flag"] == (None,)
     assert read(short, fast=False).values == rows.values
 
 
@@ -145,7 +145,7 @@ def test_a_row_that_cannot_be_read_is_not_held_against_what_needs_it_whole() -> 
         return [(fault.pointer, fault.what, fault.column) for fault in error.value.faults]
 
     whole = {"id": "a", "small": 1, "shop": 2}
-    assert reader.read(json.dumps(whole).encode(), now=micros(NOW), most=100).values == {"small": [1], "shop": [2]}
+    assert reader.read(json.dumps(whole).encode(), now=micros(NOW), most=100).values == {"small": (1,), "shop": (2,)}
     assert faults(whole, whole | {"id": "b"}) == [(f"/{n}/id", "small, shop: not unique", None) for n in (0, 1)]
     broken = {"id": "c", "small": "1", "x:y": 1}
     assert faults(whole, whole | {"id": "a"}, broken) == [

@@ -12,7 +12,7 @@ import pytest
 from meguri.base.errors import LedgerError, ReleaseError
 from meguri.base.ids import Ids
 from meguri.outlets.rest.live import Arm
-from meguri.outlets.rest.together import Together
+from meguri.outlets.rest.together import MOST, Together
 from meguri.outlets.rest.writer import Writer
 from meguri.record.estimators import Plain
 from meguri.record.served import Served, unpack
@@ -47,6 +47,13 @@ def test_one_call_for_all_that_came_at_once() -> None:
     model, found = asked([1], [2, 3], [4])
     assert model.calls == [[1, 2, 3, 4]]
     assert found == [Plain([2.0], ["1"]), Plain([4.0, 6.0], ["2", "3"]), Plain([8.0], ["4"])]
+
+
+def test_a_call_is_not_larger_than_it_needs_to_be() -> None:
+    rows = [[float(n)] * MOST if n == 1 else [float(n)] * (MOST // 2) for n in range(4)]
+    model, found = asked(*rows)
+    assert [len(call) for call in model.calls] == [MOST // 2, MOST, MOST]
+    assert [answer.score for answer in found] == [[2 * x for x in some] for some in rows]
 
 
 def test_one_that_cannot_be_answered_fails_alone() -> None:

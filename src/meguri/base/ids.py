@@ -47,40 +47,42 @@ def stamp_id(at: datetime) -> str:
     return f"{at:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
-_VARIANT = {digit: "89ab"[int(digit, 16) % 4] for digit in "0123456789abcdef"}  # RFC 9562, section 4.1
+_VARIANT = bytes(0x80 | byte & 0x3F for byte in range(256))  # RFC 9562, section 4.1
+_TICKS = [f"{tick:03x}" for tick in range(4096)]
 
 
 class Ids:
-    """UUIDv7 one by one for a process that answers requests; ascending, and used from one thread."""
+    """UUIDv7 for a process that answers requests; ascending, and used from one thread."""
 
     def __init__(self) -> None:
-        self._millis = self._tick = self._used = 0
-        self._noise = ""
+        self._millis = self._tick = 0
+        self._noise: list[str] = []  # last two groups of digits, in advance: each draw costs as much as an answer
 
     def take(self, count: int) -> list[str]:
         """``count`` ids as text, stamped with now.
 
         The 12 bits after the time count within a millisecond, from a random start; 62 bits are random.
         """
+        if len(self._noise) < count:
+            self._noise += _noise(max(1024, count))
         millis = time.time_ns() // 1_000_000
-        digits = 16 * count
-        if len(self._noise) - self._used < digits:  # asked for in advance: each call costs as much as an answer's JSON
-            self._noise, self._used = os.urandom(max(8192, 8 * count)).hex(), 0
-        begin, self._used = self._used, self._used + digits
         if millis > self._millis:
-            self._millis, self._tick = millis, int(self._noise[begin + 14 : begin + 16], 16) - 1
-        noise, found, tick = self._noise, [], self._tick  # else the same millisecond, or a clock that was set back
-        head = self._head()
-        for place in range(begin, begin + digits, 16):
-            tick += 1
-            if tick > 0xFFF:
-                self._millis, tick = self._millis + 1, 0
-                head = self._head()
-            one = noise[place : place + 16]
-            found.append(f"{head}-7{tick:03x}-{_VARIANT[one[0]]}{one[1:4]}-{one[4:]}")
-        self._tick = tick
+            self._millis, self._tick = millis, int(self._noise[-1][-2:], 16)
+        found: list[str] = []  # else the same millisecond, or a clock that was set back
+        while len(found) < count:
+            if self._tick == len(_TICKS):
+                self._millis, self._tick = self._millis + 1, 0
+            ticks = _TICKS[self._tick : self._tick + count - len(found)]
+            digits = f"{self._millis:012x}"
+            head = f"{digits[:8]}-{digits[8:]}-7"
+            noise, self._noise[-len(ticks) :] = self._noise[-len(ticks) :], []
+            found += [f"{head}{tick}-{rest}" for tick, rest in zip(ticks, noise, strict=True)]
+            self._tick += len(ticks)
         return found
 
-    def _head(self) -> str:
-        digits = f"{self._millis:012x}"
-        return f"{digits[:8]}-{digits[8:]}"
+
+def _noise(count: int) -> list[str]:
+    firsts = bytearray(os.urandom(2 * count))
+    firsts[::2] = firsts[::2].translate(_VARIANT)
+    lasts = os.urandom(6 * count)
+    return [*map("-".join, zip(firsts.hex(" ", 2).split(), lasts.hex(" ", 6).split(), strict=True))]

@@ -165,9 +165,10 @@ class App:
             raise ProblemError(415, "the body is JSON: send it as content-type: application/json")
         most = self._options.body
         large = ProblemError(413, f"the body is larger than the {most} bytes that are allowed: send fewer rows")
-        told = headers.get(b"content-length", b"0")
-        if not told.isdigit() or int(told) > most + PATIENCE:
+        told = headers.get(b"content-length", b"")
+        if told and (not told.isdigit() or int(told) > most + PATIENCE):
             raise large
+        whole = int(told) if told else -1  # once it is there, the server is not asked once more only to say so
         parts, size = [], 0
         task = asyncio.current_task()
         assert task is not None
@@ -181,9 +182,10 @@ class App:
                 size += len(part)
                 if size <= most:
                     parts.append(part)
-                if size > most + PATIENCE or (size > most and not message.get("more_body", False)):
+                done = size == whole or not message.get("more_body", False)
+                if size > most + PATIENCE or (done and size > most):
                     raise large
-                if not message.get("more_body", False):
+                if done:
                     return parts[0] if len(parts) == 1 else b"".join(parts)
         except asyncio.CancelledError:
             if self._reading[task] > 0:  # the server itself gave the request up

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from bisect import bisect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b, sha256
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,28 +47,20 @@ class Live:
         # drawn by the challengers' names, so that a share that grows keeps the units that it had, and the next test draws anew
         salt = sha256("|".join([rollout.outlet, *rollout.challengers]).encode()).digest()
         self._drawn = blake2b(digest_size=8, key=salt)
-        self._ends, end = [], 0.0
-        for arm in arms[1:]:
-            end += arm.share
-            self._ends.append((min(int(end * 2**64), 2**64 - 1).to_bytes(8), arm))
+        ends = accumulate(arm.share for arm in arms[1:])
+        self._ends = [min(int(end * 2**64), 2**64 - 1).to_bytes(8) for end in ends]
 
     def places(self, units: Sequence[str]) -> dict[Arm, list[int]]:
         """Which arm answers which of the units, by their places: the same one for as long as the shares stand."""
         if not self._ends:
             return {self.champion: list(range(len(units)))}
-        found: dict[Arm, list[int]] = {arm: [] for arm in self.arms}
-        ends, others, copy = [(end, found[arm]) for end, arm in self._ends], found[self.champion], self._drawn.copy
+        found: list[list[int]] = [[] for _ in self.arms]  # of the challengers in order, then of the champion
+        ends, copy = self._ends, self._drawn.copy
         for place, unit in enumerate(units):
             drawn = copy()
             drawn.update(unit.encode())
-            point = drawn.digest()
-            for end, some in ends:
-                if point < end:
-                    some.append(place)
-                    break
-            else:
-                others.append(place)
-        return {arm: some for arm, some in found.items() if some}
+            found[bisect(ends, drawn.digest())].append(place)
+        return {arm: some for arm, some in zip((*self.arms[1:], self.champion), found, strict=True) if some}
 
 
 class Follower:

@@ -6,11 +6,11 @@ A decoder made of the contract takes what is surely good in a few microseconds. 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from operator import attrgetter, itemgetter
+from operator import itemgetter
 from typing import Annotated, Any
 
 from meguri.base.clock import from_micros, micros
@@ -31,14 +31,14 @@ _TEXT = ("isin", "notin", "eq", "ne", "str_matches", "str_contains", "str_starts
 class Rows:
     """Rows that keep the contract.
 
-    ``values`` has a list for each feature; ``times`` are microseconds since 1970; ``units`` are ``keys`` themselves where
+    ``values`` has a tuple for each feature; ``times`` are microseconds since 1970; ``units`` are ``keys`` themselves where
     a row is its own unit; ``one`` says that the body was a single row.
     """
 
-    keys: list[str]
-    units: list[str]
-    times: list[int]
-    values: dict[str, list[Any]]
+    keys: tuple[str, ...]
+    units: tuple[str, ...]
+    times: tuple[int, ...]
+    values: dict[str, tuple[Any, ...]]
     one: bool
 
     def __len__(self) -> int:
@@ -49,8 +49,9 @@ class Rows:
 
         pick = itemgetter(*places, places[0])  # one more, as for a single place it gives no tuple
 
-        def some(values: Sequence[Any]) -> list[Any]:
-            return list(pick(values))[:-1]
+        def some(values: tuple[Any, ...]) -> tuple[Any, ...]:
+            picked: tuple[Any, ...] = pick(values)
+            return picked[:-1]
 
         values = {name: some(column) for name, column in self.values.items()}
         keys = some(self.keys)
@@ -69,16 +70,10 @@ class Reader:
             what = f"outlets.rest.unit names '{self.unit}', and {contract.name} has no such column"
             raise ContractError(what, where="hydra/default.yaml", fix=f"it has {', '.join(contract.kinds)}")
         self._judge = faults.Judge(contract)
-        fields = contract.asked(labelled=False)
-        self._names = [field.name for field in fields]
+        self._names = [column.field.name for column in self._judge.columns]
         places = {name: f"f{place}" for place, name in enumerate(self._names)}
-        self._time = attrgetter(places[contract.time])
-        self._key: Callable[[Any], Any] = attrgetter(*(places[name] for name in contract.key))
         self._texts = [contract.kinds[name] for name in contract.key] == ["String"]  # a key is then its own text
-        self._unit = None if self.unit is None else attrgetter(places[self.unit])
-        self._features = list(contract.features)
-        self._row = attrgetter(*(places[name] for name in self._features))
-        self._checks: list[tuple[Callable[[Any], Any], Callable[[Any], bool]]] = []
+        self._checks: list[tuple[str, Callable[[Any], bool]]] = []
         columns = []
         self.fast = not contract.strict
         for column in self._judge.columns:
@@ -92,7 +87,7 @@ class Reader:
                 typed = typed | None
             columns.append((places[field.name], typed, *_default(field, contract)))
             if remaining:
-                self._checks.append((attrgetter(places[field.name]), _texts(column, remaining)))
+                self._checks.append((field.name, _texts(column, remaining)))
         self.fast = self.fast and all(contract.kinds[name] in _KEYS for name in [*contract.key, *self._own_unit()])
         self._more_unique = bool(contract.groups(labelled=False))
         if self.fast:
@@ -100,6 +95,7 @@ class Reader:
                 "Row", columns, kw_only=True, rename={p: name for name, p in places.items()}, gc=False
             )
             self._one, self._many = msgspec.json.Decoder(row), msgspec.json.Decoder(list[row])
+            self._values = msgspec.structs.astuple
 
     def _own_unit(self) -> list[str]:
         return [] if self.unit is None else [self.unit]
@@ -115,29 +111,28 @@ class Reader:
                 found = [self._one.decode(body)] if one else self._many.decode(body)
             except self._errors:
                 found = None
-            if found and len(found) <= most and self._passes(found):
+            if found and len(found) <= most:
+                columns = dict(zip(self._names, zip(*map(self._values, found), strict=True), strict=True))
                 with suppress(SettingsError):  # a time beyond what there is
-                    return self._rows(found, now, one)
+                    if (rows := self._rows(columns, now, one)) is not None:
+                        return rows
         return self._slow(body, now, most, one)
 
-    def _passes(self, found: Sequence[Any]) -> bool:
-        for value_of, passes in self._checks:
-            for value in set(map(value_of, found)):
+    def _rows(self, columns: Mapping[str, tuple[Any, ...]], now: int, one: bool) -> Rows | None:
+        """None: the contract has something against them."""
+        for name, passes in self._checks:
+            for value in set(columns[name]):
                 if value is not None and not passes(value):
-                    return False
-        if len(found) == 1:
-            return True
-        return not self._more_unique and len(set(map(self._key, found))) == len(found)
-
-    def _rows(self, found: Sequence[Any], now: int, one: bool) -> Rows:
-        keys: list[str] = [*map(self._key, found)] if self._texts else [_key(self._key(row)) for row in found]
-        units = keys if self._unit is None else _units(map(self._unit, found), keys)
-        times = [now if time is None else _micros(time) for time in map(self._time, found)]
-        values = [self._row(row) for row in found]
-        if len(self._features) == 1:
-            values = [(value,) for value in values]
-        columns = dict(zip(self._features, map(list, zip(*values, strict=True)), strict=True))
-        return Rows(keys, units, times, columns, one)
+                    return None
+        given = columns[self.contract.key[0]]
+        if len(self.contract.key) > 1:
+            given = tuple(zip(*(columns[name] for name in self.contract.key), strict=True))
+        if len(given) > 1 and (self._more_unique or len(set(given)) < len(given)):
+            return None
+        keys = given if self._texts else tuple(map(_key, given))
+        units = keys if self.unit is None else _units(columns[self.unit], keys)
+        times = tuple(now if time is None else _micros(time) for time in columns[self.contract.time])
+        return Rows(keys, units, times, {name: columns[name] for name in self.contract.features}, one)
 
     def _slow(self, body: bytes, now: int, most: int, one: bool) -> Rows:
         """What the contract itself says of the rows."""
@@ -146,10 +141,10 @@ class Reader:
             raise BadRowsError(413, [Fault(f"{len(rows)} rows in one request, and {most} are allowed: send fewer")])
         good = self._judge.values(rows, one=one, now=from_micros(now))
         given = zip(*(good[name] for name in self.contract.key), strict=True)
-        keys = [_key(key[0] if len(key) == 1 else key) for key in given]
+        keys = tuple(_key(key[0] if len(key) == 1 else key) for key in given)
         units = keys if self.unit is None else _units(good[self.unit], keys)
-        values = {name: good[name] for name in self.contract.features}
-        return Rows(keys, units, [*map(_micros, good[self.contract.time])], values, one)
+        values = {name: tuple(good[name]) for name in self.contract.features}
+        return Rows(keys, units, tuple(map(_micros, good[self.contract.time])), values, one)
 
 
 _KEYS = {"String", *(f"{sign}Int{bits}" for sign in ("", "U") for bits in (8, 16, 32, 64))}
@@ -235,9 +230,9 @@ def _key(value: Any) -> str:
     return "|".join(parts)
 
 
-def _units(values: Iterable[Any], keys: Sequence[str]) -> list[str]:
+def _units(values: Iterable[Any], keys: Sequence[str]) -> tuple[str, ...]:
     """Who is answered, as text; a row that does not say is its own."""
-    return [key if value is None else str(value) for value, key in zip(values, keys, strict=True)]
+    return tuple(key if value is None else str(value) for value, key in zip(values, keys, strict=True))
 
 
 def _micros(time: datetime) -> int:

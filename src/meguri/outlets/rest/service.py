@@ -27,6 +27,7 @@ from meguri.outlets.rest.live import Arm, Follower, Live
 from meguri.outlets.rest.metrics import Metrics
 from meguri.outlets.rest.options import Options
 from meguri.outlets.rest.problems import ProblemError
+from meguri.outlets.rest.replies import replies
 from meguri.outlets.rest.rows import Rows
 from meguri.outlets.rest.spool import Spool
 from meguri.outlets.rest.together import Together
@@ -111,8 +112,9 @@ class Service:
         while True:
             await asyncio.sleep(SETTLE)
             came, before = self._writer.written - before, self._writer.written
-            with suppress(LedgerError):  # who writes tells of it
-                await asyncio.to_thread(self._beside.settle, SETTLED if came < 2 * SETTLED else SETTLED // 5)
+            if came < 2 * SETTLED:
+                with suppress(LedgerError):  # who writes tells of it
+                    await asyncio.to_thread(self._beside.settle, SETTLED if came else 10 * SETTLED)
 
     def _answered(self, arm: Arm, rows: int, seconds: float) -> None:
         self.metrics.answered(arm.name, arm.release.id, rows, seconds)
@@ -158,18 +160,18 @@ class Service:
             raise ProblemError(503, "too many requests wait for the ledger: ask again", headers={"retry-after": "1"})
         rows = self._read(live.champion, body, now)
         returns.keepable(body, rows.keys, rows.units)
-        replies: list[Any] = [None] * len(rows)
+        found: list[Any] = [None] * len(rows)
         answers: list[Served] = []
         for arm, places, some in self._split(live, rows, body, now):
             served, told = await self._ask(arm, some, now)
             answers.append(served)
             for place, reply in zip(places, told, strict=True):
-                replies[place] = reply
+                found[place] = reply
         await self._durable(answers)
         if live.shadows:
             self._later.add(task := asyncio.create_task(self._shadow(live, body, now)))
             task.add_done_callback(self._later.discard)
-        return replies[0] if rows.one else replies
+        return found[0] if rows.one else found
 
     def _read(self, arm: Arm, body: bytes, now: int) -> Rows:
         try:
@@ -187,7 +189,7 @@ class Service:
             found.append((arm, places, whole if len(places) == len(rows) else whole.take(places)))
         return found
 
-    async def _ask(self, arm: Arm, rows: Rows, now: int) -> tuple[Served, list[dict[str, Any]]]:
+    async def _ask(self, arm: Arm, rows: Rows, now: int) -> tuple[Served, list[Any]]:
         """An arm's answers, for the ledger and for the client."""
         assert self._together is not None
         release, contract = arm.release, arm.release.contract
@@ -202,18 +204,7 @@ class Service:
         units = None if rows.units is rows.keys else rows.units
         after, kept = contract.label_after // _MICRO, self._kept(rows)
         served = Served(origin, now, after, ids, rows.keys, rows.times, scores, texts, units, unsure, kept)
-        replies: list[dict[str, Any]] = [
-            {"prediction_id": id, "key": key, "release": release.id, "arm": arm.name, "score": score}
-            for id, key, score in zip(ids, rows.keys, scores, strict=True)
-        ]
-        for place, text in enumerate(texts or ()):
-            replies[place]["answer"] = text
-        for place, each in enumerate(chances or ()):
-            replies[place]["probabilities"] = dict(zip(release.manifest["classes"], each, strict=True))
-        for place, id in enumerate(ids if unsure else ()):
-            if unsure and unsure[place]:
-                replies[place] |= {"abstained": True, "decision": f"/decisions/{id}"}
-        return served, replies
+        return served, replies(served, chances, release.manifest["classes"])
 
     def _kept(self, rows: Rows) -> Mapping[str, Sequence[Any]] | None:
         if self.options.features == "values":

@@ -13,6 +13,7 @@ from meguri.outlets.rest.live import Arm
 from meguri.record.estimators import Plain
 
 Values = Mapping[str, Sequence[Any]]
+MOST = 1000  # rows in one call, unless a single request has more
 Asked = tuple[Values, int, asyncio.Future[Plain]]
 
 
@@ -36,7 +37,10 @@ class Together:
 
     def _run(self) -> None:
         gathered, self._gathered = self._gathered, {}
-        for arm, asked in gathered.items():
+        for arm, every in gathered.items():
+            asked, later = _some(every)
+            if later:
+                self._gathered[arm] = later
             try:
                 self._answer(arm, asked)
             except MeguriError as error:
@@ -48,6 +52,8 @@ class Together:
                         self._answer(arm, [one])
                     except MeguriError as its_own:
                         _fail(one, its_own)
+        if self._gathered:
+            self._loop.call_soon(self._run)  # the first answers are written meanwhile
 
     def _answer(self, arm: Arm, asked: Sequence[Asked]) -> None:
         values, count = asked[0][0], sum(one[1] for one in asked)
@@ -63,6 +69,16 @@ class Together:
                 answer = found.answer and found.answer[begin:end]
                 chances = found.chances and found.chances[begin:end]
                 future.set_result(Plain(found.score[begin:end], answer, chances))
+
+
+def _some(asked: list[Asked]) -> tuple[list[Asked], list[Asked]]:
+    """Those for one call, and those for later."""
+    rows = 0
+    for place, one in enumerate(asked):
+        rows += one[1]
+        if rows > MOST and place:
+            return asked[:place], asked[place:]
+    return asked, []
 
 
 def _fail(asked: Asked, error: MeguriError) -> None:

@@ -104,7 +104,7 @@ class TracedService(Service):
         """The answers; the request's span learns how many rows, and who answered them."""
         replies = await super().predict(body)
         told = replies if isinstance(replies, list) else [replies]
-        found = {name: sorted({one[name] for one in told}) for name in ("release", "arm")}
+        found = {name: sorted({getattr(one, name) for one in told}) for name in ("release", "arm")}
         self._traces.whole(rows=len(told), **found)
         return replies
 
