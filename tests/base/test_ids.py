@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from meguri.base.errors import SettingsError
-from meguri.base.ids import prediction_ids, stamp_id
+from meguri.base.ids import Ids, prediction_ids, stamp_id
 
 AT = datetime(2013, 4, 1, 6, 0, 0, 123_000, tzinfo=UTC)
 MOMENTS = st.datetimes(datetime(1970, 1, 1), datetime(2999, 1, 1), timezones=st.just(UTC))
@@ -44,6 +46,19 @@ def test_many_makers_never_meet() -> None:
     with ThreadPoolExecutor(4) as pool:
         made = [one for batch in pool.map(lambda _: prediction_ids(5000, AT), range(8)) for one in batch]
     assert len(set(made)) == 40_000
+
+
+@given(st.lists(st.sampled_from([1, 2, 100, 4095, 5000]), min_size=1, max_size=12))
+def test_a_service_makes_them_in_order(counts: list[int]) -> None:
+    ids = Ids()
+    before = time.time_ns() // 1_000_000
+    found = [id for count in counts for id in ids.take(count)]
+    assert len(found) == sum(counts)
+    assert all(one < other for one, other in pairwise(found))
+    for id in found[:: max(1, len(found) // 50)]:
+        made = uuid.UUID(id)
+        assert (made.version, made.variant, str(made)) == (7, uuid.RFC_4122, id)
+        assert before <= made.int >> 80 <= time.time_ns() // 1_000_000 + sum(counts) // 4096 + len(counts)
 
 
 def test_now_is_the_default() -> None:

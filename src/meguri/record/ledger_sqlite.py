@@ -117,6 +117,8 @@ class SqliteLedger(SqlLedger):
         last = self._all("SELECT max(n) FROM inbox")[0][0]
         count = 0
         while last is not None and (most is None or count < most):
+            if count:
+                time.sleep(2 * TURN)  # who waits to write finds the file free: else it would wait for all of this
             with self._writing() as db:
                 end, size, rows = 0, 0, list[tuple[Any, ...]]()
                 for n, packed in db.execute("SELECT n, answers FROM inbox WHERE n <= ? ORDER BY n", (last,)):
@@ -131,9 +133,9 @@ class SqliteLedger(SqlLedger):
                 if (other := self._insert(db, rows)[1]) is not None:
                     log.error("%s; the first stays", clash(UUID(bytes=other), self.path))
                 db.execute("DELETE FROM inbox WHERE n <= ?", (end,))
-            if not end:
-                break
             count += len(rows)
+            if end in (0, last):
+                break
         return count
 
     def _insert(self, db: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> tuple[int, bytes | None]:
