@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from mlflow.sklearn import save_model
 from serve import free, load, prepare, server
 
 COMMON = """
@@ -174,6 +175,15 @@ ORT = ("onnxruntime", "numpy")
 UVICORN = ("{bin}/uvicorn", "peer:app", "--port", "{port}", "--log-level", "warning", "--no-access-log")
 GRANIAN = ("{bin}/granian", "--interface", "asgi", "--loop", "asyncio", "--no-ws", "--port", "{port}", "peer:app")
 PYTHON = ("{bin}/python", "peer.py", "{port}")
+MLFLOW = f"mlflow=={version('mlflow-skinny')}"
+INVOCATIONS = ("/invocations", '{{"dataframe_records": [{row}]}}')
+
+
+def mlflow(model: str) -> tuple[str, ...]:
+    started = ("{bin}/mlflow", "models", "serve", "-m", model)
+    return (*started, "--env-manager", "local", "--port", "{port}", "--workers", "1")
+
+
 PEERS = {
     "FastAPI + ONNX Runtime": Peer((*ORT, "fastapi", "uvicorn[standard]"), FASTAPI, UVICORN),
     "FastAPI + ONNX Runtime, durable (a SQLite commit a request)": Peer(
@@ -184,24 +194,12 @@ PEERS = {
     ),
     "LitServe": Peer((*ORT, "litserve"), LITSERVE, PYTHON),
     "KServe": Peer((*ORT, "kserve"), KSERVE, PYTHON, "/v1/models/flights:predict", '{{"instances": [{row}]}}'),
-    "MLflow": Peer(
-        (f"mlflow=={version('mlflow-skinny')}", *ORT, "onnx", "skops"),
+    "MLflow, of the ONNX file": Peer((MLFLOW, *ORT, "onnx", "skops"), "", mlflow("outputs/releases/one"), *INVOCATIONS),
+    "MLflow, of the scikit-learn pipeline": Peer(
+        (MLFLOW, *(f"{name}=={version(name)}" for name in ("scikit-learn", "lightgbm"))),
         "",
-        (
-            "{bin}/mlflow",
-            "models",
-            "serve",
-            "-m",
-            "outputs/releases/one",
-            "--env-manager",
-            "local",
-            "--port",
-            "{port}",
-            "--workers",
-            "1",
-        ),
-        "/invocations",
-        '{{"dataframe_records": [{row}]}}',
+        mlflow("pipeline"),
+        *INVOCATIONS,
     ),
 }
 
@@ -224,7 +222,8 @@ def environment(packages: tuple[str, ...]) -> Path:
 def main(seconds: int, wanted: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        prepare(home)
+        pipeline = prepare(home)
+        save_model(pipeline, str(home / "pipeline"), serialization_format="cloudpickle")  # as MLflow does by itself
         row = (home / "one.json").read_text()
         port = free()
         meguri = str(Path(sys.executable).with_name("meguri"))
