@@ -173,8 +173,8 @@ def test_money(project: Project) -> None:
 def test_a_tick_does_what_is_sure_and_a_person_may_end_it(project: Project) -> None:
     test = begun(project)
     served(project, 3000, {"a": 0.16, "b": 0.10})
-    assert tick._decide(project, NOW) == "a"
-    assert tick._decide(project, NOW) is None
+    assert tick._decide(project, NOW) == ("a", [])
+    assert tick._decide(project, NOW) == (None, [])
     assert project.ledger.experiments()[-1].detail["decision"] == "worse"
     test = begun(project, outlet="rest")
     ended = ab.stop(project, test, keep="challenger", at=NOW, why="we like it", by="ann")

@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import START
-from loop.ab_past import DAY, answer, begun, happen
+from loop.ab_past import DAY, PLAN, answer, begun, happen
 from loop.test_ab_before import project, release
 
+from meguri import Value
 from meguri.loop import ab, tick
 from meguri.loop.project import Project
 from meguri.record import rollout
+from meguri.record.ledger import Label
 
 __all__ = ["project", "release"]
 UNITS = [f"u{n}" for n in range(4000)]
@@ -52,7 +54,7 @@ def test_another_rollout_ends_it_and_is_not_undone(project: Project) -> None:
     answer(project, [f"new{n}" for n in range(4000)], START + 4 * DAY, "b", share=1.0)
     look = ab.look(project, test, now=START + 5 * DAY)
     assert (look.report.srm.found, look.ended) == (False, START + 3 * DAY)
-    assert tick._decide(project, START + 5 * DAY) is None
+    assert tick._decide(project, START + 5 * DAY) == (None, [])
     kept = project.ledger.experiments()[-1]
     assert (kept.status, kept.detail["why"]) == ("stopped", "another rollout took its place")
     now = rollout.current(project.ledger, "rest")
@@ -111,3 +113,24 @@ def test_the_page_shows_how_each_guardrail_went(project: Project, tmp_path: Path
     ab.stop(project, test, keep="champion", at=START + 4 * DAY, why="", by="ann")
     ab_page.write(tmp_path / "q.html", project, test, now=START + 40 * DAY, words=words)
     assert "2024-03-05T00:00" in (tmp_path / "q.html").read_text()
+
+
+def test_a_test_that_is_over_and_cannot_be_read_is_told_once(project: Project) -> None:
+    value = Value("JPY", {a: {y: 9 if a == y else -9 for y in (True, False)} for a in (True, False)})
+    project.contract.value = value
+    metric = ab.metric_of("value", "binary", value)
+    ab.start(
+        project, "b", metric=metric, at=START, share=0.5, plan=PLAN, promote=False, outlet="rest", why="try", by="ann"
+    )
+    served(project, 0.1, 0.1)
+    project.ledger.write_labels([Label(1.0, START + 2 * DAY, "mika", key=f"{unit}@0302") for unit in A + B])
+    project.contract.value = None
+    now = START + 3 * DAY
+    for _ in range(2):
+        assert [error.what for _, error in tick._decide(project, now)[1]] == ["the ledger cannot tell 'value'"]
+    rollout.promote(project.ledger, "rest", "b", at=now, why="by hand", by="ann")
+    assert ab.running(project, "rest") is None, "so that `meguri ab stop` has nothing to end"
+    assert len(tick._decide(project, now + DAY)[1]) == 1
+    assert tick._decide(project, now + 2 * DAY) == (None, [])
+    kept = project.ledger.experiments()[-1]
+    assert (kept.status, kept.detail["why"]) == ("stopped", "another rollout took its place")

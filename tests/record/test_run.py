@@ -95,3 +95,37 @@ def test_a_run_that_kept_nothing(root: Path) -> None:
     assert run.packages is None
     with pytest.raises(JobError, match="there is no run 'x'"):
         Run.load(root / "outputs", "x")
+
+
+@pytest.mark.parametrize(
+    ("override", "kept"),
+    [
+        ("ledger=postgres://u:geheim@h/db", "ledger=***"),
+        ("++ledger='postgres://u:geheim@h/db'", "++ledger=***"),
+        ("source={path: a, key: geheim}", "source=***"),
+        ("door.key=geheim", "door.key=***"),
+        ("~door.password=geheim", "~door.password=***"),  # no setting any more
+        ("door.password=${oc.env:DOOR,geheim}", "door.password=***"),
+        ("door.password=${oc.env:DOOR}", "door.password=${oc.env:DOOR}"),
+        ("source=large", "source=large"),  # a group of files
+        ("source.path=a", "source.path=a"),
+        ("~source.path", "~source.path"),
+        ("nowhere.at.all=1", "nowhere.at.all=1"),
+        ("max_tokens=512", "max_tokens=512"),
+        ("use_password=false", "use_password=false"),
+        ("other.password=null", "other.password=null"),
+        ("empty.password=geheim", "empty.password=***"),  # a later override took it out again
+    ],
+)
+def test_an_override_with_a_secret_is_kept_by_its_name(root: Path, override: str, kept: str) -> None:
+    door = {} if override.startswith("~door") else {"key": "geheim", "password": "geheim"}
+    settings = {"ledger": "postgres://u:geheim@h/db", "source": {"path": "a", "key": "geheim"}, "door": door}
+    settings |= {"max_tokens": 512, "use_password": False, "other": {"password": None}, "empty": {"password": ""}}
+    run = Run.create(root / "outputs", root, at=START, reason="by hand", overrides=(override, "a=1"), settings=settings)
+    assert run.overrides == (override, "a=1"), "as long as the process lives"
+    left = Run.load(root / "outputs", run.id)
+    assert left.overrides == (kept, "a=1")
+    assert "geheim" not in (run.folder / "run.json").read_text()
+    assert left.save().overrides == left.overrides
+    assert left.overrides_with([override]) == (override, "a=1")
+    assert left.overrides_kept == ((kept, "a=1") if kept == override else ("a=1",))

@@ -65,9 +65,16 @@ def tick(now: Now = None, project: show.Folder = ".", json: show.Json = False) -
     Let cron or your engine call it as often as you like; with nothing to do it costs next to nothing.
     """
     from meguri.loop.project import Project
+    from meguri.loop.tick import TickUnread
     from meguri.loop.tick import tick as tick_once
 
-    done = tick_once(Project.open(project), now=_now(now), say=lambda step: None if json else typer.echo(f"{step} …"))
+    unread = None
+    try:
+        done = tick_once(
+            Project.open(project), now=_now(now), say=lambda step: None if json else typer.echo(f"{step} …")
+        )
+    except TickUnread as error:
+        done, unread = error.done, error
     if json:
         show.dump(
             {
@@ -81,6 +88,8 @@ def tick(now: Now = None, project: show.Folder = ".", json: show.Json = False) -
         )
     else:
         typer.echo(_tick_line(done))
+    if unread is not None:
+        raise unread
 
 
 def loop(
@@ -91,6 +100,7 @@ def loop(
 ) -> None:
     """Tick at an interval until Ctrl-C: for a laptop. On a server let cron or the engine call `meguri tick`."""
     from meguri.loop.project import Project
+    from meguri.loop.tick import TickUnread
     from meguri.loop.tick import tick as tick_once
 
     opened, pause = Project.open(project), clock.duration(every).total_seconds()
@@ -100,6 +110,9 @@ def loop(
                 typer.echo(_tick_line(tick_once(opened, now=clock.now())))
             except TurnBusy as busy:
                 typer.echo(f"{clock.now():%Y-%m-%d %H:%M}  {busy.what}")
+            except TickUnread as error:
+                typer.echo(_tick_line(error.done))
+                typer.echo(f"error: {error}", err=True)
             time.sleep(pause)
     except KeyboardInterrupt:
         typer.echo("stopped")

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from meguri.base.clock import duration, moment, spell
-from meguri.base.errors import GateError
+from meguri.base.errors import GateError, LedgerError, MeguriError
 from meguri.base.ids import stamp_id
 from meguri.record import rollout
 from meguri.record.evaluation import Evaluation, inputs
@@ -29,6 +29,7 @@ KINDS: dict[str, Kind] = {
     "count": "mean",
     "sum": "value",
 }  # of event:KIND, event:KIND:count and event:KIND:sum
+REPLACED = "another rollout took its place"
 EVER = datetime(9999, 1, 1, tzinfo=UTC)
 SPELLED = (
     "write event:KIND (the share of units that did it), event:KIND:count or event:KIND:sum (per unit), or of labels "
@@ -147,34 +148,27 @@ def look(project: Project, test: Experiment, *, now: datetime, act: bool = False
 
     With ``act`` what is sure is done: a challenger that is worse, or breaks a guardrail, is rolled back; one that is better, and
     holds every guardrail, goes live, where the test was started so. Looking changes no chance: the intervals hold at all looks together.
+    Raises GateError when it cannot be read; with ``act`` one that is over is closed all the same, or every look to come would raise.
     """
-    kept = test.detail
-    plan = Plan(**kept["plan"])
-    metric, guards = Metric(**kept["metric"]), [Metric(**guard) for guard in kept["guards"]]
-    began, over = moment(kept["began"]), ended(project, test)
+    kept, over = test.detail, ended(project, test)
     if over is not None and over > now:
         over = None
-    until = over or now
-    units = units_of(project, test, began, until)
-    sizes = units["arm"].eq("champion").sum(), units["arm"].eq("challenger").sum()
-    given = features(project, test.outlet, units, kept.get("columns", ()), since=began, until=until)
-    values = {m.name: _arms(project, test, m, units, given, began, until) for m in (metric, *guards)}
-    report = read_experiment(
-        metric,
-        *values[metric.name],
-        [(guard, *values[guard.name]) for guard in guards],
-        plan=plan,
-        assigned=(int(sizes[0]), int(sizes[1])),
-        srm_before=kept.get("srm", 1.0),
-    )
+    act = act and test.status == "running"
+    try:
+        report = _report(project, test, over or now)
+    except MeguriError as error:
+        if act and over is not None and not isinstance(error, LedgerError):  # a ledger may come back
+            closed = Experiment(test.id, now, test.outlet, "stopped", {**kept, "why": REPLACED})
+            project.ledger.write_experiment(closed)
+        raise
     done = None
-    if act and test.status == "running":
+    if act:
         detail = {**kept, "srm": report.srm.p, "decision": report.decision}
         worse = report.safe_to_stop and report.decision == "worse"
         held = all(guard.state == "held" for guard in report.guards)
         better = report.safe_to_stop and report.decision == "better" and held and kept["promote"]
         if over is not None:
-            detail["why"] = "another rollout took its place"
+            detail["why"] = REPLACED
         elif worse or better:
             done = kept["challenger"] if better else kept["champion"]
             why = f"A/B test {test.id}: the challenger is {report.decision}"
@@ -182,6 +176,24 @@ def look(project: Project, test: Experiment, *, now: datetime, act: bool = False
         test = Experiment(test.id, now, test.outlet, "stopped" if done or over else "running", detail)
         project.ledger.write_experiment(test)
     return Look(test, report, now, done, over)
+
+
+def _report(project: Project, test: Experiment, until: datetime) -> Report:
+    """What the ledger says of the test up to then."""
+    kept, began = test.detail, moment(test.detail["began"])
+    metric, guards = Metric(**kept["metric"]), [Metric(**guard) for guard in kept["guards"]]
+    units = units_of(project, test, began, until)
+    sizes = units["arm"].eq("champion").sum(), units["arm"].eq("challenger").sum()
+    given = features(project, test.outlet, units, kept.get("columns", ()), since=began, until=until)
+    values = {m.name: _arms(project, test, m, units, given, began, until) for m in (metric, *guards)}
+    return read_experiment(
+        metric,
+        *values[metric.name],
+        [(guard, *values[guard.name]) for guard in guards],
+        plan=Plan(**kept["plan"]),
+        assigned=(int(sizes[0]), int(sizes[1])),
+        srm_before=kept.get("srm", 1.0),
+    )
 
 
 def stop(project: Project, test: Experiment, *, keep: str, at: datetime, why: str, by: str) -> Experiment:

@@ -90,7 +90,7 @@ def _unmasked(kept: dict[str, Any], project: Project) -> dict[str, Any]:
 def _begin(project: Project, old: Run, asked: Mapping[str, Any]) -> Steps:
     """The run, with the same id, moment and settings, and the ledger as it was when the gate was asked."""
     if "settings" in asked["present"]:
-        settings = project.settings(old.overrides)
+        settings = project.settings(old.overrides_kept)
     else:
         kind = Settings
         if (project.root / "src" / "configurations.py").is_file():

@@ -14,7 +14,7 @@ from meguri.loop.settings import sweep
 from meguri.loop.steps import Steps
 from meguri.loop.tick import predict
 from meguri.loop.turn import close, go, plan, turn
-from meguri.record.run import Run
+from meguri.record.run import Run, setting_of
 
 USAGE = """usage: python -m src.main [jobs=NAME[,NAME…]] [run=ID] [now=TIME] [key=value …] [--multirun]
 
@@ -82,13 +82,13 @@ def run_jobs(
         )
     else:
         found = Run.load(project.outputs, run)
-        if overrides:
+        if any(setting_of(override) not in found.overrides_hidden for override in overrides):
             raise SettingsError(
                 "a run keeps the settings that it was started with",
                 where=f"run {run}",
                 fix="leave the overrides out, or start a new run",
             )
-        settings = project.settings(found.overrides)
+        settings = project.settings(found.overrides_with(overrides, again=f"python -m src.main jobs=… run={run}"))
     steps = Steps(project, settings, found)
     for name in jobs:  # asked for by name, so done again even if it was done before
         steps.run = steps.run.with_(done={k: v for k, v in steps.run.done.items() if k != name})

@@ -62,6 +62,8 @@ def rerun(
         if "settings" in present:
             shutil.rmtree(code / "hydra", ignore_errors=True)
             shutil.copytree(project.root / "hydra", code / "hydra")
+        if past.overrides_hidden:
+            notes.append(_not_kept(past, present))
         rows = None if "data" in present else _rows(project, past, home / "rows.parquet", code)
         if "data" in present:
             _read_anew(project, code, home / "outputs")
@@ -214,6 +216,14 @@ def _gate_uses(project: Project, past: Run) -> list[dict[str, Any]]:
             break
         found.append({name: str(v) if name in ("at", "since", "until") else v for name, v in asdict(use).items()})
     return found
+
+
+def _not_kept(past: Run, present: Sequence[str]) -> str:
+    """Which settings the run had from the command line and kept no value of, and where the rerun has them from."""
+    had = f"{', '.join(past.overrides_hidden)} of the command line held a secret and was not kept"
+    if "settings" in present:
+        return f"{had}: taken from hydra/ as it is now"
+    return f"{had}: taken from hydra/ of that moment; --present settings takes it from hydra/ as it is now"
 
 
 def _lock_notes(past: Run, code: Path) -> list[str]:

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from meguri.base.clock import duration, moment
-from meguri.base.errors import TurnBusy
+from meguri.base.errors import GateError, MeguriError, TurnBusy
 from meguri.base.files import locked, read_json, write_json
 from meguri.loop import intake
 from meguri.loop.steps import Steps
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from meguri.loop.project import Project
-    from meguri.record.ledger import LabelCounts
+    from meguri.record.ledger import Experiment, LabelCounts
 
 FIRST = "no release is live yet"
 
@@ -39,11 +39,25 @@ class Tick:
     test: str | None = None
 
 
+class TickUnread(GateError):
+    """A/B tests that a tick could not read; ``done`` is all else that was due, which it did first."""
+
+    def __init__(self, unread: list[tuple[Experiment, MeguriError]], done: Tick) -> None:
+        names = [f"{test.id} in '{test.outlet}'" for test, _ in unread]
+        first = unread[0][1]
+        what = f"the A/B test {names[0]} cannot be read: {first.what}"
+        if names[1:]:
+            what += f"; nor can {', '.join(names[1:])}"
+        super().__init__(what, where=first.where, fix=first.fix)
+        self.done = done
+
+
 def tick(project: Project, *, now: datetime, triggers: str | None = None, gate: bool = True, say: Say = silent) -> Tick:
     """Do what is due at ``now``; costs next to nothing when nothing is.
 
     Labels are collected and the next step's rows predicted once in each ``loop.step``; the triggers (those of the
-    settings, or the expression handed in) are asked every time. Raises what a turn raises.
+    settings, or the expression handed in) are asked every time. Raises what a turn raises, and TickUnread at the end
+    when an A/B test could not be read.
     """
     loop = project.plain_settings()["loop"]
     with locked(project.outputs / "tick.lock", wait=False) as held:
@@ -57,25 +71,31 @@ def tick(project: Project, *, now: datetime, triggers: str | None = None, gate: 
         last = _last(project)
         due = last is None or now >= last + step
         labels = collect(project, now=now) if due and project.ledger.awaited(as_of=now).count else 0
-        decided = _decide(project, now)
+        decided, unread = _decide(project, now)
         reason = why(project, now=now, triggers=triggers or loop["triggers"], step=step)
         record = turn(project, now=now, reason=reason, gate=gate, say=say) if reason else None
         predictions = record.detail["predictions"] if record else 0
         predictions += predict(project, now=now) if due or record else 0
         if due:
             write_json(project.outputs / "tick.json", {"at": now.isoformat()})
-    return Tick(now, labels, reason, record, predictions, decided)
+    done = Tick(now, labels, reason, record, predictions, decided)
+    if unread:
+        raise TickUnread(unread, done)
+    return done
 
 
-def _decide(project: Project, now: datetime) -> str | None:
-    """Look at the A/B tests that run and do what is sure; the release that one of them has put live."""
-    done = None
+def _decide(project: Project, now: datetime) -> tuple[str | None, list[tuple[Experiment, MeguriError]]]:
+    """Look at the A/B tests that run and do what is sure; the release that one of them has put live, and those not read."""
+    done, unread = None, []
     for test in project.ledger.experiments():
         if test.status == "running":
             from meguri.loop import ab
 
-            done = ab.look(project, test, now=now, act=True).done or done
-    return done
+            try:
+                done = ab.look(project, test, now=now, act=True).done or done
+            except MeguriError as error:  # of this test alone: the others, and the loop, go on
+                unread.append((test, error))
+    return done, unread
 
 
 def why(project: Project, *, now: datetime, triggers: str, step: timedelta) -> str | None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from meguri.base.clock import duration, moment
 from meguri.base.errors import JobError, MeguriError, TurnBusy
 from meguri.base.files import forget_drafts, locked, new_folder, read_json, write_json
+from meguri.base.redact import redact
 from meguri.loop import worth
 from meguri.loop.steps import Steps
 from meguri.record import rollout
@@ -48,12 +49,16 @@ def turn(
     """Run the jobs once, judge the challenger, and put it live when it passes.
 
     A turn that was killed is taken up first, with its own moment, reason and overrides. ``gate=False`` puts the challenger
-    live whatever the verdict (to compare policies in a replay). Raises TurnBusy when another turn is under way, and what a
-    job raises; the run then counts as failed and nothing of it is live.
+    live whatever the verdict (to compare policies in a replay). Raises TurnBusy when another turn is under way, SettingsError
+    when one to be taken up had overrides with secrets, which are not kept, and ``overrides`` does not have them, and what
+    a job raises; the run then counts as failed and nothing of it is live.
     """
     with _alone(project):
         run = _unfinished(project)
-        settings = project.settings(run.overrides if run else overrides)
+        if run is not None:
+            overrides = run.overrides_with(overrides)
+            run = run.with_(attempts=run.attempts + 1)
+        settings = project.settings(overrides)
         project.check_space(settings)
         worth.check(project, settings)
         if run is None:
@@ -90,7 +95,9 @@ def go(steps: Steps, names: Iterable[str], *, gate: bool = True, say: Say = sile
     project = steps.project
     if steps.run.tracking_id is None:
         tags = _tags(steps.run)
-        tracking_id = project.tracking.start(steps.run.id, params=flat(steps.run.settings), tags=tags, at=steps.run.at)
+        tracking_id = project.tracking.start(
+            steps.run.id, params=flat(redact(steps.run.settings)), tags=tags, at=steps.run.at
+        )
         steps.run = steps.run.with_(tracking_id=tracking_id)
     for name in names:
         if name in steps.run.done:
@@ -279,12 +286,12 @@ def _unfinished(project: Project) -> Run | None:
     if found is None:
         return None
     if found.attempts >= ATTEMPTS:
-        steps = Steps(project, project.settings(found.overrides), found)
+        steps = Steps(project, project.settings(found.overrides_kept), found)
         close(steps, "failed", JobError(f"the turn was killed {ATTEMPTS} times"))
         return None
     for left in found.folder.glob(".*"):  # drafts of files and folders that were never finished
         shutil.rmtree(left) if left.is_dir() else left.unlink()
-    return found.with_(attempts=found.attempts + 1)
+    return found
 
 
 def _metrics(folder: Path) -> dict[str, float]:
@@ -322,7 +329,7 @@ def _outcome(run: Run, verdict: dict[str, Any], error: Exception | None) -> dict
 
 
 def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error.what if isinstance(error, MeguriError) else error}"
+    return str(redact(f"{type(error).__name__}: {error.what if isinstance(error, MeguriError) else error}"))
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

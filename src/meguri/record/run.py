@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import re
 import subprocess
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from meguri.base.clock import moment
-from meguri.base.errors import JobError
+from meguri.base.errors import JobError, SettingsError
 from meguri.base.files import read_json, write_atomic, write_json
 from meguri.base.ids import stamp_id
-from meguri.base.redact import redact
+from meguri.base.redact import MASK, redact
 from meguri.record.packages import installed
 
 LOCKS = ("uv.lock", "poetry.lock", "Pipfile.lock", "requirements.txt")
@@ -21,6 +24,7 @@ MADE_WITH = "made_with.json"
 # What is no source: data has versions of its own, and its notes change with every turn.
 NO_SOURCE = (":(exclude)outputs", ":(exclude).dvc", ":(exclude,glob)**/*.dvc", ":(exclude)data/.gitignore")
 _MISSING = "# not in git: "
+_NAMED = re.compile(r"\$\{[^{},]*\}")  # ${oc.env:NAME}, without a default that would say more
 _LARGE = 1_000_000  # bytes: a file this large is no code
 
 
@@ -149,9 +153,37 @@ class Run:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
+    @property
+    def overrides_kept(self) -> tuple[str, ...]:
+        """The overrides but for those of which only the name was kept, as they hold a secret."""
+        return tuple(o for o in self.overrides if not o.endswith(f"={MASK}"))
+
+    @property
+    def overrides_hidden(self) -> tuple[str, ...]:
+        """The names of the settings whose overrides hold a secret, which was not kept."""
+        return tuple(setting_of(o) for o in self.overrides if o.endswith(f"={MASK}"))
+
+    def overrides_with(self, given: Sequence[str], *, again: str = "meguri turn") -> tuple[str, ...]:
+        """The overrides, with those ``given`` in the place of the ones of which only the name was kept.
+
+        Raises SettingsError that names those which are missing; ``again`` is the command to give them to.
+        """
+        found = {setting_of(o): o for o in given}
+        missing = [name for name in self.overrides_hidden if name not in found]
+        if missing:
+            what = f"run {self.id} was started with {', '.join(missing)}, and a secret is not kept"
+            fix = f"give it again: {again} {' '.join(f'{name}=…' for name in missing)}"
+            raise SettingsError(what, where=self.folder / "run.json", fix=fix)
+        return tuple(found[setting_of(o)] if o.endswith(f"={MASK}") else o for o in self.overrides)
+
     def save(self) -> Run:
-        """Write ``run.json`` whole, without the secrets of its settings."""
-        kept = {**asdict(self), "settings": redact(self.settings)}
+        """Write ``run.json`` whole, without the secrets of its settings; an override that holds one is kept by its name."""
+        settings = redact(self.settings)
+        kept = {
+            **asdict(self),
+            "settings": settings,
+            "overrides": [_without_secret(o, settings) for o in self.overrides],
+        }
         kept["at"] = self.at.isoformat()
         del kept["folder"]
         write_json(self.folder / "run.json", kept)
@@ -164,3 +196,23 @@ class Run:
     def finish(self, step: str, seconds: float, **facts: Any) -> Run:
         """The run with one more step done, saved: the moment from which a killed turn does not do it again."""
         return self.with_(done={**self.done, step: round(seconds, 3)}, facts={**self.facts, **facts})
+
+
+def setting_of(override: str) -> str:
+    """The name of the setting that a ``key=value`` override is for."""
+    return override.partition("=")[0].lstrip("+~")
+
+
+def _without_secret(override: str, settings: Mapping[str, Any]) -> str:
+    """The override, its value masked when it holds a secret: by what it says, or by what ``settings`` masks where it leads."""
+    name, _, value = override.partition("=")
+    if value == "null" or _NAMED.fullmatch(value):
+        return override
+    place: Any = settings
+    for part in setting_of(override).partition("@")[0].split("."):
+        place = place.get(part) if isinstance(place, Mapping) else None
+    group = isinstance(place, Mapping) and not value.startswith("{")  # it names a file, which holds what is masked
+    gone = place is None or place == ""  # no setting, or one that a later override changed: only the text tells
+    hidden = redact(override) != override if gone else redact(value) != value
+    hidden = hidden or (value and not group and MASK in json.dumps(place, default=str))
+    return f"{name}={MASK}" if hidden else override
