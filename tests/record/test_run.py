@@ -51,6 +51,22 @@ def test_notes_of_data_and_outputs_are_no_changes(root: Path) -> None:
     assert read_source(root).diff == ""
 
 
+def test_a_secret_that_was_added_to_the_settings_is_not_kept(root: Path, tmp_path: Path) -> None:
+    (root / "hydra").mkdir()
+    (root / "hydra/default.yaml").write_text("source:\n  user: me\n")
+    call(root, "add", ".")
+    call(root, "commit", "-qm", "settings")
+    (root / "hydra/default.yaml").write_text("source:\n  user: me\n  password: hunter2\nmodel: {trees: 7}\n")
+    (root / "src/a.py").write_text("password = read()\n")
+    run = Run.create(root / "outputs", root, at=START, reason="by hand")
+    assert "hunter2" not in (run.folder / "diff.patch").read_text()
+    call(tmp_path, "clone", "-q", str(root), "again")
+    call(tmp_path / "again", "apply", str(run.folder / "diff.patch"))
+    settings = (tmp_path / "again/hydra/default.yaml").read_text()
+    assert settings == "source:\n  user: me\n  password: ***\nmodel: {trees: 7}\n"
+    assert (tmp_path / "again/src/a.py").read_text() == "password = read()\n"
+
+
 def test_a_dirty_tree_is_kept_so_that_it_can_be_had_again(root: Path, tmp_path: Path) -> None:
     call(root, "config", "color.ui", "always")
     call(root, "config", "diff.noprefix", "true")

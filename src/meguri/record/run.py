@@ -25,6 +25,7 @@ MADE_WITH = "made_with.json"
 NO_SOURCE = (":(exclude)outputs", ":(exclude).dvc", ":(exclude,glob)**/*.dvc", ":(exclude)data/.gitignore")
 _MISSING = "# not in git: "
 _NAMED = re.compile(r"\$\{[^{},]*\}")  # ${oc.env:NAME}, without a default that would say more
+_SETTINGS = re.compile(r"diff --git .*\bhydra/.*\.ya?ml")
 _LARGE = 1_000_000  # bytes: a file this large is no code
 
 
@@ -53,10 +54,21 @@ def read_source(root: Path) -> Source:
     plain = ("--no-color", "--no-ext-diff", "--no-textconv", "--binary", "--src-prefix=a/", "--dst-prefix=b/")
     diff = git(root, "diff", *plain, "HEAD", "--", ".", *NO_SOURCE) or "" if commit else ""
     new = git(root, "ls-files", "--others", "--exclude-standard", "--", ".", *NO_SOURCE) or "" if commit else ""
-    diff += "".join(f"{_MISSING}{name}\n" for name in new.splitlines())
+    diff = _masked(diff) + "".join(f"{_MISSING}{name}\n" for name in new.splitlines())
     lock = next((root / name for name in LOCKS if (root / name).is_file()), None)
     digest = hashlib.sha256(lock.read_bytes()).hexdigest() if lock else None
     return Source(commit.strip() if commit else None, diff, lock.name if lock else None, digest)
+
+
+def _masked(diff: str) -> str:
+    """The diff without the secrets that the settings got since the commit; it can still be applied."""
+    lines, settings = diff.split("\n"), False
+    for place, line in enumerate(lines):
+        if line.startswith("diff --git "):
+            settings = _SETTINGS.match(line) is not None
+        elif settings and line.startswith("+"):
+            lines[place] = redact(line)
+    return "\n".join(lines)
 
 
 def code_of(root: Path) -> dict[str, str]:
