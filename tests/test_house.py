@@ -55,7 +55,7 @@ DOORS = {
         "data/spool.py",
     ],
     "pyspark": ["data/engines/spark.py"],
-    "pytest": ["testing/ledger.py", "testing/features.py", "testing/warehouse.py"],
+    "pytest": ["testing/ledger.py", "testing/ledger_answers.py", "testing/features.py", "testing/warehouse.py"],
     "pydantic": ["loop/settings.py"],
     "pydantic_core": ["data/patterns.py"],
     "redis": ["data/online_redis.py"],

@@ -1,4 +1,4 @@
-"""`meguri ledger prune`, as a person uses it, on a file and on a server."""
+"""`meguri ledger`, as a person uses it, on a file and on a server."""
 
 from __future__ import annotations
 
@@ -89,6 +89,26 @@ def test_it_counts_first_and_deletes_when_it_is_told_to(ledger: Ledger, call: Ca
     assert ("VACUUM" in said) == (root / "outputs" / "ledger.db").exists()
     assert keys(ledger) == ["k3", "k4", "k5"]
     assert json.loads(call("--before", BEFORE, "--unlabelled", "--json"))["predictions"] == 0
+
+
+def test_what_was_set_aside_is_shown_and_tried_again(ledger: Ledger, root: Path) -> None:
+    def aside(*words: str) -> str:
+        done = CliRunner().invoke(cli.app, ["ledger", "aside", *words, "--project", str(root)])
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    assert aside() == "nothing is set aside\n"
+    assert json.loads(aside("--json")) == {"tried again": None, "aside": []}
+    ledger.write_answers(b"[\xff")
+    said = aside()
+    assert "DecodeError" in said
+    assert "--again then settles it" in said
+    (found,) = json.loads(aside("--json"))["aside"]
+    assert found["answers"] == "[\\xff"
+    assert found["reason"].startswith("DecodeError: ")
+    assert aside("--again").startswith("1 rows were tried again\n")
+    assert len(ledger.aside()) == 1
+    assert len(keys(ledger)) == 6
 
 
 def test_what_a_test_that_runs_counts_is_kept(ledger: Ledger, call: Call) -> None:

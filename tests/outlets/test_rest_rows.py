@@ -6,6 +6,7 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import pandera.polars as pa
 import polars as pl
 import pytest
@@ -108,6 +109,52 @@ def test_each_fault_is_named() -> None:
     assert told([GOOD, 3]) == (422, [("/1", "a row is a JSON object")])
     assert told([]) == (422, [("", "there is no row in the body")])
     assert told([GOOD] * 3, most=2)[0] == 413
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_number_beyond_what_a_model_can_hold_is_a_fault(fast: bool) -> None:
+    """It would be infinite in the model's 32 bits. What is a little below the bound, null and what no model sees stays."""
+    columns: dict[str, Any] = {
+        "id": pa.Column(str),
+        "at": pa.Column(pl.Datetime("us", "UTC")),
+        "free": pa.Column(float, nullable=True),
+        "low": pa.Column(float, pa.Check.gt(0)),
+        "wide": pa.Column(float, pa.Check.in_range(-1e308, 1e308)),
+        "short": pa.Column(pl.Float32),
+        "unseen": pa.Column(float),
+    }
+    features = ["free", "low", "wide", "short"]
+    contract = Contract(pa.DataFrameSchema(columns, name="Wide"), key="id", time="at", features=features)
+    reader = Reader(contract)
+    assert reader.fast
+    good = {"id": "o1", "free": None, "low": 3.4028235e38, "wide": -3.4028235e38, "short": 1, "unseen": 1e300}
+
+    def ask(**change: float) -> list[tuple[str, str]]:
+        try:
+            rows = reader.read(json.dumps({**good, **change}).encode(), now=micros(NOW), most=1)
+        except BadRowsError as error:
+            return [(fault.pointer, fault.what) for fault in error.faults]
+        assert all(abs(np.float32(value[0] or 0)) < np.inf for value in rows.values.values())
+        return []
+
+    reader.fast = fast
+    assert ask() == []
+    assert ask(free=1e300) == [("/free", "free: in_range(-3.4028235e+38, 3.4028235e+38)")]
+    assert ask(free=-3.5e38)[0][0] == "/free"
+    assert ask(low=1e39) == [("/low", "low: le(3.4028235e+38)")]
+    assert ask(wide=-1e39) == [("/wide", "wide: in_range(-3.4028235e+38, 3.4028235e+38)")]
+    assert ask(short=1e39) == [("/short", "short: infinite")]
+    table = pl.DataFrame(
+        [{**good, "at": NOW, "free": free, "short": short} for free in (1e300, -1.0) for short in (1e39, 2.0)]
+    )
+    table = table.with_columns(pl.Series("id", ["a", "b", "c", "d"]), pl.col("short").cast(pl.Float32))
+    checked = contract.check(table, labelled=False)
+    assert checked.rows["id"].to_list() == ["d"]
+    assert checked.quarantined["reason"].to_list() == [
+        "free: in_range(-3.4028235e+38, 3.4028235e+38); short: infinite",
+        "free: in_range(-3.4028235e+38, 3.4028235e+38)",
+        "short: infinite",
+    ]
 
 
 def test_all_faults_of_all_rows_are_told_at_once_in_their_order() -> None:

@@ -53,6 +53,10 @@ def test_a_row_that_breaks_the_contract_is_told_by_its_field(served: Served) -> 
     assert problem["request"] == headers["x-request-id"]
     assert served.ask("POST", "/predict", [row("fine"), row("bad", hour=None)])[0] == 422
     assert served.ledger.find("fine") == []  # all or none
+    problem = served.whole("POST", "/predict", row("far", **{"dist ance": 1e300}))[2]
+    bound = "dist ance: in_range(-3.4028235e+38, 3.4028235e+38)"
+    assert problem["errors"] == [{"detail": bound, "pointer": "#/dist ance"}]
+    assert served.ledger.find("far") == []
 
 
 @pytest.mark.parametrize(

@@ -62,9 +62,10 @@ def test_a_ledger_that_still_refuses_loses_nothing(tmp_path: Path) -> None:
         assert spool.drain(ledger) == 3
 
 
-def test_a_damaged_file_is_told_and_stays_and_the_others_are_taken(tmp_path: Path) -> None:
+@pytest.mark.parametrize("line", [b"{never written by us\n", b"[7]\n"])
+def test_a_damaged_file_is_told_and_stays_and_the_others_are_taken(tmp_path: Path, line: bytes) -> None:
     spool = Spool(tmp_path)
-    (tmp_path / "0-damaged.jsonl").write_bytes(b"{never written by us\n")
+    (tmp_path / "0-damaged.jsonl").write_bytes(line)
     spool.add(answers(3))
     with closing(open_ledger(f"sqlite:///{tmp_path}/ledger.db")) as ledger:
         with pytest.raises(ValueError, match=r"0-damaged\.jsonl holds a line that is no answer"):

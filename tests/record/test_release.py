@@ -238,19 +238,23 @@ def test_a_null_text_is_answered_as_pandas_nan_was_trained(either: Release) -> N
 
 
 def test_a_score_that_is_no_number_is_quarantined(tmp_path: Path) -> None:
-    """A value beyond float32 becomes infinite inside the graph."""
+    """Two values that float32 holds become infinite inside the graph; one that it does not is refused before."""
     release = build(fit(make_pipeline(prepared(), LinearRegression()), "regression"), tmp_path / "r", "regression")
     some = (
         rows("regression")
         .head(5)
         .with_columns(
-            pl.when(pl.col("flight") == "f2").then(1e300).otherwise("dist ance").alias("dist ance"),
+            pl.when(pl.col("flight") == "f2").then(3.4e38).otherwise("dist ance").alias("dist ance"),
+            pl.when(pl.col("flight") == "f1").then(-1e300).otherwise("wind").alias("wind"),
+            score=pl.when(pl.col("flight") == "f2").then(3.4e38).otherwise("score"),
             hour=pl.when(pl.col("flight") == "f4").then(99).otherwise("hour"),
         )
     )
     got = release.predict(some)
-    assert got.table["key"].to_list() == ["f0", "f1", "f3"]
-    assert dict(got.quarantined.select("flight", "reason").iter_rows())["f2"] == "the model gave no finite number"
+    assert got.table["key"].to_list() == ["f0", "f3"]
+    why = dict(got.quarantined.select("flight", "reason").iter_rows())
+    assert why["f1"] == "wind: in_range(-3.4028235e+38, 3.4028235e+38)"
+    assert why["f2"] == "the model gave no finite number"
 
 
 def test_a_chance_that_float32_carried_beyond_its_ends_is_put_back(

@@ -24,7 +24,7 @@ for module in (new, turns, again, releases, serve, look):
     module.add_to(app)
 add_group(app, "data", "The data: described, compared, versioned, and what broke the contract.")
 add_group(app, "ab", "A/B tests: a challenger beside the champion.")
-add_group(app, "ledger", "The ledger: forget what is old.")
+add_group(app, "ledger", "The ledger: forget what is old, and see to what could not be settled.")
 add_group(app, "features", "Features: as of the moment of the prediction.")
 
 

@@ -1,4 +1,4 @@
-"""The group ``meguri ledger``: forget what is old."""
+"""The group ``meguri ledger``: forget what is old, and see to what could not be settled."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 def add_to(app: typer.Typer) -> None:
     """Add this file's commands."""
     app.command()(prune)
+    app.command()(aside)
 
 
 def prune(
@@ -59,6 +60,35 @@ def prune(
     elif opened.ledger_url.startswith("sqlite"):
         file = opened.ledger_url.removeprefix("sqlite:///")
         typer.echo(f"the file keeps its size, and what comes next fills it; to shrink it: sqlite3 {file} VACUUM")
+
+
+def aside(
+    again: Annotated[bool, typer.Option("--again", help="Try to settle it again, once its reason is mended.")] = False,
+    project: show.Folder = ".",
+    json: show.Json = False,
+) -> None:
+    """Show what a service answered and could not be settled among the predictions: it was set aside as it is, with the reason.
+
+    The table `aside` of the ledger's database has it.
+    """
+    ledger = open_project(project).ledger
+    ledger.settle()  # what waits may be damaged as well
+    tried = ledger.retry_aside() if again else None
+    found = ledger.aside()
+    if json:
+        rows = [one._replace(answers=one.answers.decode(errors="backslashreplace"))._asdict() for one in found]  # type: ignore[arg-type]
+        show.dump({"tried again": tried, "aside": rows})
+        return
+    if tried is not None:
+        typer.echo(f"{tried} rows were tried again")
+    if not found:
+        typer.echo("nothing is set aside")
+        return
+    columns = ["n", "at", "bytes", "reason"]
+    show.table("set aside", columns, [(one.n, one.at, len(one.answers), one.reason) for one in found])
+    typer.echo(
+        "--json shows it whole; mend it in the ledger's table aside, or what refused it there: --again then settles it"
+    )
 
 
 def _moment(text: str, now: datetime) -> datetime:

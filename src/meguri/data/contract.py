@@ -222,8 +222,14 @@ class Contract:
         return rows, masks, {reasons.future(label): early} if early.any() else {}
 
     def asked(self, *, labelled: bool) -> list[Field]:
-        """The fields that a table must have: all, or all but the label."""
-        return [field for field in self.fields if labelled or field.name != self.label]
+        """The fields that a table must have: all, or for a model's answer all but the label.
+
+        Then no feature may be beyond what a model can hold: it would be asked of something infinite, and answer.
+        """
+        if labelled:
+            return list(self.fields)
+        seen = set(self.features)
+        return [field.held() if field.name in seen else field for field in self.fields if field.name != self.label]
 
     def groups(self, *, labelled: bool) -> list[tuple[str, ...]]:
         """The groups of columns whose values may come once only; the key is a matter of its own."""

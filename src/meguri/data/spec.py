@@ -6,7 +6,7 @@ What they mean for a frame is in ``spec_polars``, for a row in ``plain``.
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,7 @@ RULES = (
     *("ge", "gt", "le", "lt", "eq", "ne", "in_range", "isin", "notin"),
     *("str_matches", "str_contains", "str_startswith", "str_endswith", "str_length"),
 )
+FLOAT32 = 3.4028235e38  # what is beyond it is infinite in 32 bits, in which models take numbers
 _SHOWN = 8  # values of a long list that a reason shows
 
 
@@ -128,6 +129,19 @@ class Field:
     def stand_in(self) -> Any:
         """The default as a value that compares with the column's."""
         return typed(self.default, self.type)
+
+    def held(self) -> Field:
+        """The field with the bounds of what a model can hold, where its own are wider; Float32 has them by itself."""
+        if self.type != "Float64":
+            return self
+        ends = [rule.args for rule in self.checks if rule.name in ("ge", "gt", "le", "lt", "in_range")]
+        low = any("min_value" in args and args["min_value"] >= -FLOAT32 for args in ends)
+        high = any("max_value" in args and args["max_value"] <= FLOAT32 for args in ends)
+        if low and high:
+            return self
+        name = "le" if low else "ge" if high else "in_range"
+        args = ({} if low else {"min_value": -FLOAT32}) | ({} if high else {"max_value": FLOAT32})
+        return replace(self, checks=(*self.checks, Rule(name, args)))
 
     def to_dict(self) -> dict[str, Any]:
         """The field as JSON values."""

@@ -112,6 +112,15 @@ class Prediction(NamedTuple):
     source: str | None
 
 
+class Aside(NamedTuple):
+    """Answers of a service that could not be settled, as they were written; ``n`` is the row's number in the table ``aside``."""
+
+    n: int
+    at: datetime
+    reason: str
+    answers: bytes
+
+
 @dataclass(frozen=True)
 class Old:
     """What a ledger has from before a moment: predictions that were due then, of which ``awaited`` have no label yet, labels, events."""
@@ -191,7 +200,20 @@ class Ledger(Protocol):
         """
 
     def settle(self, most: int | None = None) -> int:
-        """Give answers that were written as they are their place among the predictions, all or about ``most``; how many."""
+        """Give answers that were written as they are their place among the predictions, all or about ``most``; how many.
+
+        What its own data keeps from that (a damaged text, a value that the database refuses) is set aside, and the others are
+        settled. A full disk, another process or a server that is away sets nothing aside: that raises LedgerError.
+        """
+
+    def aside(self) -> list[Aside]:
+        """What was set aside, oldest first: it is kept for a person, and not tried again."""
+
+    def retry_aside(self) -> int:
+        """Settle what was set aside, once what kept it from that is mended; how many rows were tried.
+
+        What still cannot be settled is set aside again.
+        """
 
     def write_events(self, events: Sequence[Event]) -> int:
         """Write what units did and return how many of the events were not there yet."""

@@ -65,7 +65,12 @@ _SERVED = (
 # Answers as a service wrote them, which `settle` moves to the predictions: a commit then touches one page or two, not ten.
 _INBOX = ("CREATE TABLE inbox (n INTEGER PRIMARY KEY, answers BLOB NOT NULL)",)
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _SERVED, _INBOX)
+# What of it cannot be settled, for a person; with a number of its own, as those of the inbox come again.
+_ASIDE = (
+    "CREATE TABLE aside (n INTEGER PRIMARY KEY, at INTEGER NOT NULL, reason TEXT NOT NULL, answers BLOB NOT NULL)",
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _SERVED, _INBOX, _ASIDE)
 APPLICATION = 0x4D656775  # "Megu", in the header of the file
 
 

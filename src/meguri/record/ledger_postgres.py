@@ -21,7 +21,8 @@ from meguri.base.redact import redact
 from meguri.record import ledger_postgres_schema as schemas
 from meguri.record import ledger_postgres_server as servers
 from meguri.record.ledger import Event, Label, LabelCounts, Prediction
-from meguri.record.ledger_sql import PIECE, SETTLED, SqlLedger, clash, lines, predictions, pruning
+from meguri.record.ledger_inbox import SETTLED
+from meguri.record.ledger_sql import PIECE, SqlLedger, clash, lines, predictions, pruning
 from meguri.record.served import unpack
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ _ORIGIN = "release, run, outlet, arm, propensity"
 _TAKEN = """
     SELECT n, answers FROM (
       SELECT n, answers, sum(octet_length(answers)) OVER (ORDER BY n) - octet_length(answers) AS before
-      FROM inbox WHERE n <= %s ORDER BY n LIMIT 1000) AS oldest WHERE before < %s ORDER BY n"""
+      FROM inbox WHERE n <= %s ORDER BY n LIMIT %s) AS oldest WHERE before < %s ORDER BY n"""
 _ADD_EVENTS = """
     INSERT INTO events (id, unit, at, kind, value)
     SELECT * FROM unnest(%s::text[], %s::text[], %s::bigint[], %s::text[], %s::double precision[])
@@ -53,6 +54,8 @@ class PostgresLedger(SqlLedger):
     arrived already is then told as known. When that fails too, LedgerError leaves open whether it had: write it again.
     So it does when a call was given up after ``limit`` seconds, as a server that hangs breaks nothing off.
     """
+
+    _mark = "%s"
 
     def __init__(self, url: str, *, limit: float | None = None) -> None:
         self.url = redact(url)
@@ -98,31 +101,37 @@ class PostgresLedger(SqlLedger):
         """Add one row, in a transaction of its own."""
         self._do(lambda db: db.execute("INSERT INTO inbox (answers) VALUES (%b)", (packed,)))
 
-    def settle(self, most: int | None = None) -> int:
-        """Move answers in transactions of some hundred, one process at a time."""
-        last, count = self._all("SELECT max(n) FROM inbox")[0][0], 0
-        while last is not None and (most is None or count < most):
-            some = self._do(lambda db: self._moved(db, last))
-            if not some:
-                break
-            count += some
-        return count
+    def _turn(self, work: Callable[[Any], T]) -> T:
+        def alone(db: Any) -> T:
+            try:
+                with db.transaction():
+                    schemas.lock(db, self._schema, "inbox")
+                    return work(db)
+            except BaseException:
+                self._origins.clear()  # they were undone as well
+                raise
 
-    def _moved(self, db: Any, last: int) -> int:
+        return self._do(alone)
+
+    def _taken(self, db: Any, last: int, *, alone: bool) -> tuple[list[bytes], bool]:
+        taken = db.cursor(binary=True).execute(_TAKEN, (last, 1 if alone else 1000, SETTLED)).fetchall()
+        db.execute("DELETE FROM inbox WHERE n = ANY(%s)", ([n for n, _ in taken],))
+        return [packed for _, packed in taken], bool(taken)  # one with a lower number may be committed later
+
+    def _placed(self, db: Any, texts: Sequence[bytes]) -> int:
         try:
-            with db.transaction():
-                schemas.lock(db, self._schema, "inbox")
-                taken = db.cursor(binary=True).execute(_TAKEN, (last, SETTLED)).fetchall()
-                rows = [row for _, packed in taken for row in unpack(packed)]
-                number = {origin: self._origin(db, origin) for origin in {row[5] for row in rows}}
-                rows = [(*row[:5], number[row[5]], *row[6:]) for row in rows]
-                if rows and (other := self._insert(db, rows)[1]) is not None:
-                    log.error("%s; the first stays", clash(other, self.url))
-                db.execute("DELETE FROM inbox WHERE n = ANY(%s)", ([n for n, _ in taken],))
+            rows = [row for packed in texts for row in unpack(packed)]
+            number = {origin: self._origin(db, origin) for origin in {row[5] for row in rows}}
+            rows = [(*row[:5], number[row[5]], *row[6:]) for row in rows]
+            if rows and (other := self._insert(db, rows)[1]) is not None:
+                log.error("%s; the first stays", clash(other, self.url))
         except BaseException:
-            self._origins.clear()  # they were undone as well
+            self._origins.clear()
             raise
         return len(rows)
+
+    def _refused(self, error: Exception) -> bool:
+        return servers.refused(error)
 
     def _insert(self, db: Any, rows: Sequence[tuple[Any, ...]]) -> tuple[int, Any]:
         """Add those of the predictions that are not there yet: how many; and the id of one that says something else.

@@ -76,7 +76,14 @@ _INBOX = (
     "ALTER TABLE inbox ALTER COLUMN answers SET STORAGE EXTERNAL",
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _INBOX)
+# What of it cannot be settled, for a person.
+_ASIDE = (
+    """CREATE TABLE aside (
+         n bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, at bigint NOT NULL, reason text NOT NULL,
+         answers bytea NOT NULL)""",
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _INBOX, _ASIDE)
 
 # What stays of a session's own while it writes.
 GIVEN_PREDICTIONS = """

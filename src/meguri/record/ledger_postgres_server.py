@@ -78,6 +78,15 @@ def place_of(url: str) -> tuple[dict[str, Any], str]:
     return {name: value for name, value in place.items() if value is not None}, schema
 
 
+def refused(error: Exception) -> bool:
+    """Whether an error of psycopg's says that a value is at fault: its range, its type, a constraint, or an index that it is too long for."""
+    psycopg = need("psycopg")
+    if isinstance(error, psycopg.ProgrammingError):
+        return error.sqlstate is None  # psycopg's own, of a type that it cannot send
+    too_long = isinstance(error, psycopg.errors.ProgramLimitExceeded) and error.sqlstate == "54000"
+    return too_long or isinstance(error, (psycopg.DataError, psycopg.IntegrityError))
+
+
 def explained(error: Any, place: Mapping[str, Any], url: str) -> LedgerError:
     """An error of psycopg's, without the password."""
     state = error.sqlstate or ""

@@ -12,6 +12,7 @@ from uuid import UUID
 from meguri.base.clock import from_micros, micros
 from meguri.base.errors import LedgerError
 from meguri.record.ledger import Awaited, Experiment, GateUse, Label, Old, Prediction, Rollout, TurnRecord
+from meguri.record.ledger_inbox import Inbox
 
 if TYPE_CHECKING:
     import polars as pl
@@ -47,7 +48,6 @@ def pruning(*, awaited: bool) -> tuple[str, ...]:
 
 
 PIECE = 10_000  # rows read at a time
-SETTLED = 2**16  # bytes of answers that are settled in one transaction, about two hundred: others wait for it
 
 
 def clash(id: Any, where: Any) -> LedgerError:
@@ -109,19 +109,11 @@ def predictions(cursor: Iterable[Any], origins: Sequence[tuple[Any, ...]]) -> li
     return list(found.values())
 
 
-class SqlLedger:
-    """The part of a ledger that three methods of a database are enough for: ``_all`` reads rows, ``_add`` adds one, ``settle`` comes before."""
-
-    def _all(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
-        """The rows that a statement gives, its values marked by ``?``."""
-        raise NotImplementedError
+class SqlLedger(Inbox):
+    """The part of a ledger that two more methods of a database are enough for: ``_all`` reads rows, ``_add`` adds one."""
 
     def _add(self, table: str, columns: str, row: Sequence[Any]) -> None:
         """Add a row in a transaction of its own."""
-        raise NotImplementedError
-
-    def settle(self, most: int | None = None) -> int:
-        """Settle what services wrote."""
         raise NotImplementedError
 
     def _settled(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:

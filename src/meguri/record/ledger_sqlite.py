@@ -8,31 +8,35 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from functools import cache
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 from meguri.base.clock import micros
 from meguri.base.errors import LedgerError
 from meguri.base.files import locked
 from meguri.record.ledger import Event, Label, LabelCounts, Prediction
+from meguri.record.ledger_inbox import SETTLED
 from meguri.record.ledger_migrations import MIGRATIONS, migrate, version
-from meguri.record.ledger_sql import SETTLED, SqlLedger, clash, lines, predictions, pruning
+from meguri.record.ledger_sql import SqlLedger, clash, lines, predictions, pruning
 from meguri.record.served import unpack
 
 if TYPE_CHECKING:
     import polars as pl
 
+T = TypeVar("T")
 log = logging.getLogger("meguri.ledger")
 TURN = 0.0005  # seconds until a file that another one writes to is tried again
 BUSY = 30.0  # seconds that a write waits for another process's
 TOGETHER = 256  # predictions in one statement: for each Python lets go of its lock, and takes it again
 _PREDICTION = ("id", "key", "time", "due", "made_at", "origin", "score", "answer", "unit", "abstained", "features")
 _MARKS = ", ".join("?" * len(_PREDICTION))
+# A row of the inbox as bytes, whatever a file that was damaged or mended by hand has there.
+_OLDEST = "SELECT n, CAST(answers AS BLOB) FROM inbox WHERE n <= ? ORDER BY n"
 _SAME_PREDICTION = f"SELECT 1 FROM predictions WHERE ({', '.join(_PREDICTION)}) IS ({_MARKS}) AND id = ?"
 _ORIGINS = "SELECT n, release, run, outlet, arm, propensity FROM origins ORDER BY n"
 _ADD_LABELS = """
@@ -60,6 +64,8 @@ _FIXES = {
 
 class SqliteLedger(SqlLedger):
     """The ledger in the SQLite file ``path``, made with its folder when it is not there."""
+
+    _pause = 2 * TURN  # who waits to write finds the file free: else it would wait for all that is settled
 
     def __init__(self, path: Path, *, limit: float | None = None) -> None:
         self.path, self._limit = path, BUSY if limit is None else limit
@@ -112,31 +118,30 @@ class SqliteLedger(SqlLedger):
             except sqlite3.Error as error:
                 raise self._explained(error) from error
 
-    def settle(self, most: int | None = None) -> int:
-        """Move answers in transactions of some hundred, between which others write."""
-        last = self._all("SELECT max(n) FROM inbox")[0][0]
-        count = 0
-        while last is not None and (most is None or count < most):
-            if count:
-                time.sleep(2 * TURN)  # who waits to write finds the file free: else it would wait for all of this
-            with self._writing() as db:
-                end, size, rows = 0, 0, list[tuple[Any, ...]]()
-                for n, packed in db.execute("SELECT n, answers FROM inbox WHERE n <= ? ORDER BY n", (last,)):
-                    rows += unpack(packed)
-                    end = n
-                    if (size := size + len(packed)) >= SETTLED:
-                        break
-                number = {origin: _origin(db, origin) for origin in {row[5] for row in rows}}
-                rows = [
-                    (bytes.fromhex(id.replace("-", "")), *more[:4], number[more[4]], *more[5:]) for id, *more in rows
-                ]
-                if (other := self._insert(db, rows)[1]) is not None:
-                    log.error("%s; the first stays", clash(UUID(bytes=other), self.path))
-                db.execute("DELETE FROM inbox WHERE n <= ?", (end,))
-            count += len(rows)
-            if end in (0, last):
+    def _turn(self, work: Callable[[Any], T]) -> T:
+        with self._writing() as db:
+            return work(db)
+
+    def _taken(self, db: sqlite3.Connection, last: int, *, alone: bool) -> tuple[list[bytes], bool]:
+        size, end, taken = 0, 0, list[bytes]()
+        for end, packed in db.execute(_OLDEST, (last,)):  # noqa: B007
+            taken.append(packed)
+            if alone or (size := size + len(packed)) >= SETTLED:
                 break
-        return count
+        db.execute("DELETE FROM inbox WHERE n <= ?", (end,))
+        return taken, end not in (0, last)
+
+    def _placed(self, db: sqlite3.Connection, texts: Sequence[bytes]) -> int:
+        rows = [*chain.from_iterable(map(unpack, texts))]
+        number = {origin: _origin(db, origin) for origin in {row[5] for row in rows}}
+        rows = [(bytes.fromhex(id.replace("-", "")), *more[:4], number[more[4]], *more[5:]) for id, *more in rows]
+        if (other := self._insert(db, rows)[1]) is not None:
+            log.error("%s; the first stays", clash(UUID(bytes=other), self.path))
+        return len(rows)
+
+    def _refused(self, error: Exception) -> bool:
+        """A value that breaks a constraint, that is too big, or whose type no column takes."""
+        return isinstance(error, (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.ProgrammingError))
 
     def _insert(self, db: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> tuple[int, bytes | None]:
         """Add those of the predictions that are not there yet: how many; and the id of one that says something else."""

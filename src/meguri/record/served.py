@@ -60,23 +60,26 @@ def unpack(packed: bytes | str) -> Iterator[tuple[Any, ...]]:
     Raises ValueError for what ``pack`` has not made.
     """
     decode, encode = _codec()
-    for origin, made_at, after, ids, keys, times, scores, answers, units, abstained, features in decode(packed):
-        none, shared = [None] * len(ids), tuple(origin)
-        kept: Sequence[str | None] = none
-        if features:
-            names = list(features)
-            kept = [encode(dict(zip(names, row, strict=True))) for row in zip(*features.values(), strict=True)]
-        yield from zip(
-            ids,
-            keys,
-            times,
-            [time + after for time in times],
-            [made_at] * len(ids),
-            [shared] * len(ids),
-            scores,
-            answers or none,
-            units or keys,
-            abstained or none,
-            kept,
-            strict=True,
-        )
+    try:
+        for origin, made_at, after, ids, keys, times, scores, answers, units, abstained, features in decode(packed):
+            none, shared = [None] * len(ids), tuple(origin)
+            kept: Sequence[str | None] = none
+            if features:
+                names = list(features)
+                kept = [encode(dict(zip(names, row, strict=True))) for row in zip(*features.values(), strict=True)]
+            yield from zip(
+                ids,
+                keys,
+                times,
+                [time + after for time in times],
+                [made_at] * len(ids),
+                [shared] * len(ids),
+                scores,
+                answers or none,
+                units or keys,
+                abstained or none,
+                kept,
+                strict=True,
+            )
+    except (TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"no answers of a service: {error}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import polars as pl
@@ -11,27 +10,11 @@ import pytest
 from meguri.base.errors import LedgerError
 from meguri.record import ledger_columns
 from meguri.record.ledger import Awaited, Event, Experiment, GateUse, LabelCounts, Ledger, Old, Rollout, TurnRecord
-from meguri.record.served import pack
-from meguri.testing.ledger_rows import hour, some_answers, some_labels, some_predictions
-
-# each says how many of three answers it finds
-READERS: list[Callable[[Ledger], int]] = [
-    lambda ledger: ledger.joined(as_of=hour(100)).height,
-    lambda ledger: len(ledger.keys(since=hour(0), until=hour(100))),
-    lambda ledger: sum(len(ledger.find(f"k{n}")) for n in range(3)),
-    lambda ledger: len(ledger.queue(limit=9)) + 1,
-    lambda ledger: int(ledger.made()["count"].sum()),
-    lambda ledger: ledger.awaited(as_of=hour(100)).count,
-    lambda ledger: ledger.count_predictions(since=hour(0), until=hour(100)),
-    lambda ledger: int(ledger.assigned(outlet="table", since=hour(-9), as_of=hour(99))["count"].sum()),
-    lambda ledger: ledger.write_labels(some_labels(["k0", "k1", "k2"], [1.0, 0.0, 1.0], hour(9))).new,
-    lambda ledger: ledger.old(hour(90)).predictions,
-    lambda ledger: ledger.prune(hour(90)),
-    lambda ledger: ledger.settle(),
-]
+from meguri.testing.ledger_answers import AnswersCase
+from meguri.testing.ledger_rows import hour, some_labels, some_predictions
 
 
-class LedgerCase:
+class LedgerCase(AnswersCase):
     """What every ledger must do. ``ledger`` is an empty one, closed by its fixture."""
 
     @pytest.fixture
@@ -254,34 +237,6 @@ class LedgerCase:
         with pytest.raises(LedgerError, match=told):
             ledger.write_predictions(table)
         assert ledger.awaited(as_of=hour(100)).count == 0
-
-    def test_answers_are_predictions(self, ledger: Ledger) -> None:
-        """What a service writes is read as what a table wrote; again counts once, and of two that differ the first."""
-        table = some_predictions(4)
-        answers = some_answers(table)
-        ledger.write_answers(pack(answers[:3]))
-        ledger.write_answers(pack(answers))
-        ledger.write_answers(pack([]))
-        assert ledger.write_predictions(table) == 0
-        ledger.write_answers(pack([answers[0]._replace(scores=[0.99])]))
-        assert ledger.joined(as_of=hour(100), features=True).select(table.columns).equals(table)
-        assert ledger.awaited(as_of=hour(100)).count == 4
-
-    @pytest.mark.parametrize("read", READERS)
-    def test_an_answer_is_there_for_all_who_read(self, ledger: Ledger, read: Callable[[Ledger], int]) -> None:
-        """Nobody sees that it was not written as a prediction; and there is nothing left to settle then."""
-        ledger.write_answers(pack(some_answers(some_predictions(3))))
-        assert read(ledger) == 3
-        assert ledger.settle() == 0
-
-    def test_some_of_the_answers_are_settled(self, ledger: Ledger) -> None:
-        """About so many at a time, in the order of writing."""
-        big = {"note": ["." * 2**15]}
-        for answer in some_answers(some_predictions(6)):
-            ledger.write_answers(pack([answer._replace(features=big)]))
-        assert ledger.settle(1) == 2
-        assert ledger.settle(3) == 4
-        assert ledger.joined(as_of=hour(100))["key"].to_list() == [f"k{n}" for n in range(6)]
 
     def test_the_queue_has_what_waits_for_a_person(self, ledger: Ledger) -> None:
         """The abstained ones without a label, oldest first; a label takes one out."""

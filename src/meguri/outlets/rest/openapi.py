@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from meguri.base.files import read_json
+from meguri.data.spec import FLOAT32
 from meguri.outlets.rest.returns import LONGEST
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ _PROBLEM = {
 
 
 def _row(contract: Contract, filled: Collection[str]) -> dict[str, Any]:
-    fields = [field for field in contract.fields if field.name != contract.label]
+    fields = contract.asked(labelled=False)
     given = {contract.time, *filled}
     needed = [f.name for f in fields if not f.nullable and f.required and f.default is None and f.name not in given]
     row: dict[str, Any] = {
@@ -221,6 +222,8 @@ def _field(field: Field) -> dict[str, Any]:
         bits = int(field.type.rpartition("Int")[2])
         found["minimum"] = 0 if field.type.startswith("U") else -(2 ** (bits - 1))
         found["maximum"] = 2 ** (bits if field.type.startswith("U") else bits - 1) - 1
+    if field.type == "Float32":
+        found |= {"minimum": -FLOAT32, "maximum": FLOAT32}
     if field.type == "Boolean":
         found = {"type": ["boolean", "integer"], "enum": [False, True, 0, 1, *([None] if field.nullable else [])]}
     if field.type in ("Date", "Datetime"):

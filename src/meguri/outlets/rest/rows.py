@@ -18,7 +18,7 @@ from meguri.base.errors import ContractError, SettingsError
 from meguri.base.extras import need
 from meguri.data.contract import Contract
 from meguri.data.plain import Column, spelled
-from meguri.data.spec import Field, Rule
+from meguri.data.spec import FLOAT32, Field, Rule
 from meguri.outlets.rest import faults
 from meguri.outlets.rest.faults import BadRowsError, Fault
 
@@ -152,7 +152,7 @@ _KEYS = {"String", *(f"{sign}Int{bits}" for sign in ("", "U") for bits in (8, 16
 
 def _kind(field: Field, msgspec: Any) -> tuple[Any, list[Rule]] | None:
     """The type by which the decoder takes a field's surely good values, and the rules left to ask of them; None: no such."""
-    name, meta = field.type, {}
+    name, meta = field.type, dict[str, Any]()
     if field.coerce or name == "Date":
         return None
     if name in ("Boolean", "Datetime"):
@@ -164,8 +164,10 @@ def _kind(field: Field, msgspec: Any) -> tuple[Any, list[Rule]] | None:
         bits = int(name.rpartition("Int")[2])
         low, high = (0, 2**bits - 1) if name.startswith("U") else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
         meta = {"ge": max(low, -(2**63)), "le": min(high, 2**63 - 1)}
-    elif name == "Float32" and field.checks:  # it is rounded before it is compared
-        return None
+    elif name == "Float32":
+        if field.checks:  # it is rounded before it is compared
+            return None
+        meta = {"ge": -FLOAT32, "le": FLOAT32}
     rest: list[Rule] = []
     for rule in field.checks:
         args = rule.args
