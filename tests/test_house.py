@@ -31,7 +31,7 @@ DOORS = {
     "lightgbm": ["record/estimators.py"],
     "matplotlib": ["loop/plots.py", "loop/data_plots.py", "loop/ab_page.py"],
     "mlflow": ["record/tracking_client.py"],
-    "msgspec": ["outlets/rest/rows.py", "outlets/rest/app.py", "record/served.py"],
+    "msgspec": ["outlets/rest/rows.py", "outlets/rest/app.py", "outlets/rest/replies.py", "record/served.py"],
     "omegaconf": ["loop/settings.py"],
     "onnx": ["record/onnx.py"],
     "onnxmltools": ["record/onnx.py"],

@@ -70,7 +70,9 @@ def _split(service: Served) -> bool:
 def decided(service: Served) -> str | None:
     project = Project.open(service.root)
     try:
-        return tick._decide(project, clock.now())
+        done, unread = tick._decide(project, clock.now())
+        assert unread == []
+        return done
     finally:
         project.ledger.close()
 
