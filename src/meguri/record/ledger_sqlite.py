@@ -86,7 +86,7 @@ class SqliteLedger(SqlLedger):
         if version(self._db) < len(MIGRATIONS):
             with locked(self.path.with_name(f".{self.path.name}.lock")):
                 migrate(self._db)
-        for pragma in ("synchronous = FULL", "cache_size = -65536", "temp_store = MEMORY"):
+        for pragma in ("synchronous = FULL", "cache_size = -8192", "temp_store = MEMORY"):
             self._db.execute(f"PRAGMA {pragma}")
         self._db.execute("CREATE TEMP TABLE matched (row, prediction, known_at, value, source, round)")
 
