@@ -13,7 +13,7 @@ from meguri.outlets.rest.live import Arm
 from meguri.record.estimators import Plain
 
 Values = Mapping[str, Sequence[Any]]
-MOST = 1000  # rows in one call, unless a single request has more
+MOST = 4000  # rows in one call, unless a single request has more: the first are written while the next are asked
 Asked = tuple[Values, int, asyncio.Future[Plain]]
 
 
