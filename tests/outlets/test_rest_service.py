@@ -140,6 +140,7 @@ def test_its_description_has_the_contract(served: Served) -> None:
     row_schema = told["components"]["schemas"]["Row"]
     assert row_schema["properties"]["origin"]["enum"] == ["JFK", "LGA", "EWR"]
     assert (row_schema["properties"]["hour"]["minimum"], row_schema["properties"]["hour"]["maximum"]) == (0, 23)
+    assert row_schema["properties"]["wind"]["description"] == "Knots."
     assert "at" not in row_schema["required"]
     body = told["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]
     assert served.ask("POST", "/predict", body["examples"]["one"]["value"])[0] == 200
@@ -262,6 +263,8 @@ def test_other_tasks(task: str, tmp_path: Path) -> None:
                 assert [answer["probabilities"] for answer in answers] == told
             else:
                 assert "answer" not in answers[0]
+                answer = served.ask("GET", "/openapi.json")[1]["components"]["schemas"]["Answer"]
+                assert answer["properties"]["score"] == {"type": "number", "description": "In minutes, or late."}
     finally:
         served.close()
 

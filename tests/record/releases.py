@@ -37,7 +37,7 @@ COLUMNS = {
     "carrier": pa.Column(str, nullable=True),
     "origin": pa.Column(str, pa.Check.isin(["JFK", "LGA", "EWR"])),
     "dist ance": pa.Column(float),
-    "wind": pa.Column(float, nullable=True),
+    "wind": pa.Column(float, nullable=True, description="Knots."),
     "hour": pa.Column(int, pa.Check.in_range(0, 23)),
     "stops": pa.Column(pl.Int16, nullable=True),
     "holiday": pa.Column(bool),
@@ -50,7 +50,7 @@ TEXTS = ["carrier", "origin"]
 
 @cache
 def contract(task: str = "binary", **more: Any) -> Contract:
-    columns = {**COLUMNS, "delay": pa.Column(LABELS[task], nullable=True)}
+    columns = {**COLUMNS, "delay": pa.Column(LABELS[task], nullable=True, description="In minutes, or late.")}
     return Contract(
         pa.DataFrameSchema(columns, name="Flights"),
         key="flight",

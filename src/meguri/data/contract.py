@@ -149,10 +149,11 @@ class Contract:
     def score(self) -> Field:
         """What a prediction's score must be: a probability, or an estimate within the bounds of the label's column."""
         rules: tuple[Rule, ...] = (Rule("in_range", {"min_value": 0, "max_value": 1}),)
-        if self.task == "regression":
-            checks = self.labels().checks if self.label is not None else ()
-            rules = tuple(rule for rule in checks if rule.name in BOUNDS)
-        return Field("score", "Float64", checks=rules)
+        if self.task != "regression":
+            return Field("score", "Float64", checks=rules)
+        label = None if self.label is None else self.labels()
+        rules = tuple(rule for rule in label.checks if rule.name in BOUNDS) if label is not None else ()
+        return Field("score", "Float64", checks=rules, description=None if label is None else label.description)
 
     def labels(self) -> Field:
         """The label's column. Raises ContractError when there is none."""

@@ -9,8 +9,8 @@ import polars as pl
 
 from meguri import Contract
 
-# a mean of delays, cut to this range; null where nothing had happened yet
-MINUTES = {"ge": -60, "le": 180, "nullable": True}
+# null where nothing had happened yet
+MINUTES = {"ge": -60, "le": 180, "nullable": True, "description": "Minutes: a mean of delays, cut to this range."}
 
 
 class Flight(pa.DataFrameModel):
@@ -20,19 +20,19 @@ class Flight(pa.DataFrameModel):
     origin: str = pa.Field(isin=["EWR", "JFK", "LGA"])
     carrier: str = pa.Field(str_matches=r"^[0-9A-Z]{2}$")
     dest: str = pa.Field(str_matches=r"^[A-Z]{3}$")
-    hour: float = pa.Field(ge=0, lt=24)
-    weekday: int = pa.Field(ge=1, le=7)
-    distance: int = pa.Field(ge=50, le=6000)  # miles
+    hour: float = pa.Field(ge=0, lt=24, description="Hour of the day in New York.")
+    weekday: int = pa.Field(ge=1, le=7, description="1 is Monday.")
+    distance: int = pa.Field(ge=50, le=6000, description="Miles.")
     planned_minutes: int = pa.Field(ge=30, le=900)
     origin_delay: float = pa.Field(**MINUTES)
     carrier_delay: float = pa.Field(**MINUTES)
     arrival_delay: float = pa.Field(**MINUTES)
     dest_delay: float = pa.Field(**MINUTES)
-    temp: float = pa.Field(ge=-60, le=130, nullable=True)  # degrees Fahrenheit
-    humid: float = pa.Field(ge=0, le=100, nullable=True)
-    wind_speed: float = pa.Field(ge=0, le=150, nullable=True)  # miles an hour
-    precip: float = pa.Field(ge=0, le=10, nullable=True)  # inches
-    visib: float = pa.Field(ge=0, le=10, nullable=True)  # miles
+    temp: float = pa.Field(ge=-60, le=130, nullable=True, description="Degrees Fahrenheit.")
+    humid: float = pa.Field(ge=0, le=100, nullable=True, description="Percent.")
+    wind_speed: float = pa.Field(ge=0, le=150, nullable=True, description="Miles an hour.")
+    precip: float = pa.Field(ge=0, le=10, nullable=True, description="Inches.")
+    visib: float = pa.Field(ge=0, le=10, nullable=True, description="Miles.")
 
 
 contract = Contract(Flight, key="flight", time="asked_at", label="late", label_after="12h")

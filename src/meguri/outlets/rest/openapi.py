@@ -181,15 +181,12 @@ def _row(contract: Contract, filled: Collection[str]) -> dict[str, Any]:
 
 
 def _answer(release: Release) -> dict[str, Any]:
-    score = (
-        {"type": "number"} if release.contract.task == "regression" else {"type": "number", "minimum": 0, "maximum": 1}
-    )
     properties: dict[str, Any] = {
         "prediction_id": {"type": "string", "format": "uuid"},
         "key": {"type": "string"},
         "release": {"type": "string"},
         "arm": {"enum": ["champion", "challenger"]},
-        "score": score,
+        "score": _field(release.contract.score),
     }
     classes = release.manifest["classes"]
     if classes is not None:
