@@ -16,6 +16,8 @@ import pytest
 from outlets.serving import AT, LATER, ROW, Served, free, row, serving, under_load
 from record.releases import rows
 
+from meguri.data.spec import Field, Rule
+from meguri.outlets.rest.openapi import _label
 from meguri.record.release import Release
 
 
@@ -144,6 +146,14 @@ def test_its_description_has_the_contract(served: Served) -> None:
     assert "at" not in row_schema["required"]
     body = told["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]
     assert served.ask("POST", "/predict", body["examples"]["one"]["value"])[0] == 200
+
+
+def test_a_label_of_1_may_be_true_in_the_description_as_well() -> None:
+    late = Field("late", "Int64", nullable=True, checks=(Rule("isin", {"allowed_values": [0, 1]}),))
+    assert json.dumps(_label(late)["enum"]) == "[0, 1, false, true]"
+    stars = Field("stars", "Int64", checks=(Rule("isin", {"allowed_values": [1, 2, 3]}),))
+    assert json.dumps(_label(stars)["enum"]) == "[1, 2, 3, true]"
+    assert _label(Field("minutes", "Float64"))["type"] == ["number", "boolean"]
 
 
 def test_what_it_counts(served: Served) -> None:

@@ -206,6 +206,8 @@ def _label(field: Field) -> dict[str, Any]:
     """What may be said of a label: true and false may be 1 and 0, a number true and false, a text any of them."""
     found = _field(replace(field, nullable=False, default=None))
     if found.get("type") == "number" or found.get("type") == "integer":
+        if "enum" in found:  # to JSON schema, unlike to Python, true is not 1
+            found["enum"] = [*found["enum"], *(flag for flag in (False, True) if flag in found["enum"])]
         return found | {"type": [found["type"], "boolean"]}
     return {**found, "type": ["string", "number", "boolean"]} if field.type == "String" else found
 
