@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+import pandas as pd
+from mlflow.models import infer_signature
 from mlflow.sklearn import save_model
 from serve import free, load, prepare, server
 
@@ -223,7 +225,11 @@ def main(seconds: int, wanted: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         pipeline = prepare(home)
-        save_model(pipeline, str(home / "pipeline"), serialization_format="cloudpickle")  # as MLflow does by itself
+        given = pd.DataFrame(json.loads((home / "many.json").read_text()))
+        # cloudpickle is what MLflow takes by itself; with a signature, as it advises, it checks columns and types
+        save_model(
+            pipeline, str(home / "pipeline"), serialization_format="cloudpickle", signature=infer_signature(given)
+        )
         row = (home / "one.json").read_text()
         port = free()
         meguri = str(Path(sys.executable).with_name("meguri"))
