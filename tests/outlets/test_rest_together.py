@@ -28,6 +28,8 @@ class Model:
         self.calls.append(list(values["x"]))
         if 13 in values["x"]:
             raise ReleaseError("13 is not known")
+        if 14 in values["x"]:
+            raise ZeroDivisionError("a fault of ours")
         return Plain([2.0 * x for x in values["x"]], [str(x) for x in values["x"]])
 
 
@@ -38,7 +40,7 @@ def asked(*rows: list[float]) -> tuple[Model, list[Any]]:
     async def ask() -> list[Any]:
         together = Together(asyncio.get_running_loop(), told=lambda *_: None)
         futures = [together.ask(arm, {"x": some}, len(some)) for some in rows]
-        return await asyncio.gather(*futures, return_exceptions=True)
+        return await asyncio.wait_for(asyncio.gather(*futures, return_exceptions=True), 60)
 
     return model, asyncio.run(ask())
 
@@ -60,6 +62,13 @@ def test_one_that_cannot_be_answered_fails_alone() -> None:
     _, found = asked([1], [13], [4])
     assert (found[0], found[2]) == (Plain([2.0], ["1"]), Plain([8.0], ["4"]))
     assert isinstance(found[1], ReleaseError)
+
+
+def test_a_fault_of_ours_leaves_nobody_waiting() -> None:
+    _, found = asked([1], [14], [4], [15.0] * MOST, [5])
+    assert (found[0], found[2], found[4]) == (Plain([2.0], ["1"]), Plain([8.0], ["4"]), Plain([10.0], ["5"]))
+    assert isinstance(found[1], ZeroDivisionError)
+    assert found[3].score == [30.0] * MOST
 
 
 class Book:

@@ -76,7 +76,7 @@ def aside(
     tried = ledger.retry_aside() if again else None
     found = ledger.aside()
     if json:
-        rows = [one._replace(answers=one.answers.decode(errors="backslashreplace"))._asdict() for one in found]  # type: ignore[arg-type]
+        rows = [one._asdict() | {"answers": one.answers.decode(errors="backslashreplace")} for one in found]
         show.dump({"tried again": tried, "aside": rows})
         return
     if tried is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from meguri.base import clock
@@ -66,7 +67,7 @@ class Inbox:
                 time.sleep(self._pause)
             begun = True
             try:
-                moved = self._turn(lambda db: self._moved(db, last, alone=alone > 0))  # noqa: B023
+                moved = self._turn(partial(self._moved, last=last, alone=alone > 0))
             except _DamagedError:
                 alone = ALONE
                 continue

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
-from meguri.base.errors import MeguriError
 from meguri.outlets.rest.live import Arm
 from meguri.record.estimators import Plain
 
@@ -28,7 +27,7 @@ class Together:
         self._gathered: dict[Arm, list[Asked]] = {}
 
     def ask(self, arm: Arm, values: Values, count: int) -> asyncio.Future[Plain]:
-        """A future of the answers to ``count`` rows; it fails with MeguriError when the model cannot answer them."""
+        """A future of the answers to ``count`` rows; it fails with what the model raises when it cannot answer them."""
         if not self._gathered:
             self._loop.call_soon(self._run)  # after all requests that are ready now
         future: asyncio.Future[Plain] = self._loop.create_future()
@@ -43,14 +42,14 @@ class Together:
                 self._gathered[arm] = later
             try:
                 self._answer(arm, asked)
-            except MeguriError as error:
+            except Exception as error:  # also a fault of ours: whoever asked is told, and nobody waits for ever
                 if len(asked) == 1:
                     _fail(asked[0], error)
                     continue
                 for one in asked:  # one of them is at fault
                     try:
                         self._answer(arm, [one])
-                    except MeguriError as its_own:
+                    except Exception as its_own:
                         _fail(one, its_own)
         if self._gathered:
             self._loop.call_soon(self._run)  # the first answers are written meanwhile
@@ -81,6 +80,6 @@ def _some(asked: list[Asked]) -> tuple[list[Asked], list[Asked]]:
     return asked, []
 
 
-def _fail(asked: Asked, error: MeguriError) -> None:
+def _fail(asked: Asked, error: Exception) -> None:
     if not asked[2].done():
         asked[2].set_exception(error)
