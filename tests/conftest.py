@@ -181,3 +181,17 @@ def forget_project() -> None:
     for name in [name for name in sys.modules if name == "src" or name.startswith("src.")]:
         del sys.modules[name]
     sys.path[:] = [entry for entry in sys.path if not (Path(entry) / "src" / "jobs").is_dir()]
+
+
+def stopped_after(ticks: int, now: datetime, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Let ``meguri loop`` tick so often at the moment ``now``, then press Ctrl-C; the seconds that it paused are noted."""
+    pauses: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == ticks:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("meguri.cli.turns.time.sleep", sleep)
+    monkeypatch.setattr("meguri.cli.turns.clock.now", lambda: now)
+    return pauses

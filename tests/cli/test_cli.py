@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import START, forget_project, write_project
+from conftest import START, forget_project, stopped_after, write_project
 from typer.testing import CliRunner
 
 from meguri import cli
@@ -134,15 +134,7 @@ def test_a_tick_tells_what_it_did(call: Call) -> None:
 
 
 def test_the_loop_ticks_until_it_is_stopped(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    pauses: list[float] = []
-
-    def sleep(seconds: float) -> None:
-        pauses.append(seconds)
-        if len(pauses) == 2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr("meguri.cli.turns.time.sleep", sleep)
-    monkeypatch.setattr("meguri.cli.turns.clock.now", lambda: START)
+    pauses = stopped_after(2, START, monkeypatch)
     said = call("loop", "--every", "2m")
     assert said.count("nothing to turn for") == 2
     assert "stopped" in said

@@ -10,7 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from conftest import START, forget_project
+from conftest import START, forget_project, stopped_after
 from loop.ab_past import DAY, answer, happen
 
 from meguri.base.files import read_json
@@ -111,15 +111,7 @@ def test_tests_that_cannot_be_read_keep_a_tick_from_nothing_that_is_due(
     assert live is not None
     assert (live.champion, dict(live.challengers), live.by) == (made, {}, "ab")
 
-    pauses: list[float] = []
-
-    def sleep(seconds: float) -> None:
-        pauses.append(seconds)
-        if len(pauses) == 2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr("meguri.cli.turns.time.sleep", sleep)
-    monkeypatch.setattr("meguri.cli.turns.clock.now", lambda: now + timedelta(hours=1))
+    stopped_after(2, now + timedelta(hours=1), monkeypatch)
     forget_project()
     turns.loop(project=str(project_root))
     said = capfd.readouterr()
